@@ -1,0 +1,21 @@
+"""MobileNetV2 for dense prediction: a backbone exact to TF-slim, SSDLite and DeepLabv3-lite on top."""
+
+from .backbone import SLIM_INIT, SLIM_NORM, SLIM_PARAMWISE, MobileNetV2
+from .classifier import Classifier
+from .spec import V2_DEF, EndPoint, Plan, Row, feature_info, make_plan
+
+__version__ = '0.1.0'
+
+__all__ = [
+    'SLIM_INIT',
+    'SLIM_NORM',
+    'SLIM_PARAMWISE',
+    'V2_DEF',
+    'Classifier',
+    'EndPoint',
+    'MobileNetV2',
+    'Plan',
+    'Row',
+    'feature_info',
+    'make_plan',
+]

@@ -1,0 +1,406 @@
+"""The network as data: slim's layer table, and the pure function that turns it into a plan.
+
+A table (:data:`V2_DEF`, the paper's table 2) says what the network is. :func:`make_plan` turns it, for a
+width, an output stride and the end points asked for, into a :class:`Plan`: every channel, stride and rate
+of the network that will be built. Everything else in the package reads the plan; nothing else computes
+one of these numbers. No torch in here.
+
+Sources: ``nets/mobilenet/{mobilenet,mobilenet_v2,conv_blocks}.py`` of TF-slim; arXiv 1801.04381.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Union
+
+OutIndex = Union[int, str]
+ActCfg = Union[str, Mapping[str, Any], None]
+
+#: Which padding a convolution gets: TensorFlow's SAME, or the same amount on both sides.
+PADDINGS = ('same', 'explicit')
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a layer table; slim's ``op(...)``.
+
+    Attributes:
+        op: ``'conv'`` (convolution, norm, activation) or ``'bottleneck'`` (slim's ``expanded_conv``).
+        out: Output channels at width 1.
+        stride: Stride at full output stride.
+        kernel: Kernel size of the convolution, or of the depthwise one of a bottleneck.
+        expand: Expansion factor of a bottleneck.
+        divisible_by: Rounding of the expanded width (slim's ``expand_input_by_factor``).
+        act: ``'default'`` for the network's ``act_cfg``, the name or config of another activation, or
+            None for none. In a bottleneck it follows the expansion and the depthwise convolution; the
+            projection stays linear.
+        residual: Whether a bottleneck adds its input where stride and channels allow.
+        split_expansion: Number of groups of the expansion's 1x1 convolution (slim's ``split_conv``).
+        split_projection: Number of groups of the projection's.
+    """
+
+    op: str
+    out: int
+    stride: int = 1
+    kernel: int = 3
+    expand: float = 6
+    divisible_by: int = 8
+    act: ActCfg = 'default'
+    residual: bool = True
+    split_expansion: int = 1
+    split_projection: int = 1
+
+
+Spec = Sequence[Union[Row, Mapping[str, Any]]]
+
+
+def _repeat(times: int, out: int, stride: int = 1) -> tuple[Row, ...]:
+    return tuple(Row('bottleneck', out, stride if i == 0 else 1) for i in range(times))
+
+
+#: Table 2 of the paper, slim's ``V2_DEF``: 19 layers, ``layer_1`` to ``layer_19``.
+V2_DEF: tuple[Row, ...] = (
+    Row('conv', 32, stride=2),
+    Row('bottleneck', 16, expand=1, divisible_by=1),
+    *_repeat(2, 24, stride=2),
+    *_repeat(3, 32, stride=2),
+    *_repeat(4, 64, stride=2),
+    *_repeat(3, 96),
+    *_repeat(3, 160, stride=2),
+    *_repeat(1, 320),
+    Row('conv', 1280, kernel=1),
+)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of a plan, ready to be built.
+
+    Attributes:
+        name: slim's name, ``layer_1`` and on.
+        op: ``'conv'`` or ``'bottleneck'``.
+        kernel, stride, rate: Of the spatial convolution; ``rate`` is its dilation.
+        in_channels, out_channels: Channels in and out.
+        expand_parts: (in, out) channels of each 1x1 convolution of the expansion; empty without one.
+        project_parts: The same for the projection; empty for ``'conv'``.
+        residual: Whether the input is added to the output.
+        act: As in :class:`Row`.
+        in_stride, out_stride: Picture pixels per pixel of its input and of its output.
+        stage: The unit of ``frozen_stages``: 0 for the first layer, then 1 and on.
+        steps: What of a bottleneck is built, of ``('expansion', 'depthwise', 'projection', 'output')``
+            (output is the projection with the residual added); the last layer of a plan may stop inside.
+    """
+
+    name: str
+    op: str
+    kernel: int
+    stride: int
+    rate: int
+    in_channels: int
+    out_channels: int
+    expand_parts: tuple[tuple[int, int], ...]
+    project_parts: tuple[tuple[int, int], ...]
+    residual: bool
+    act: ActCfg
+    in_stride: int
+    out_stride: int
+    stage: int
+    steps: tuple[str, ...] = ('output',)
+
+    @property
+    def expanded_channels(self) -> int:
+        """Channels of the depthwise convolution."""
+        return sum(out for _, out in self.expand_parts) or self.in_channels
+
+
+@dataclass(frozen=True)
+class EndPoint:
+    """A named tensor of the network.
+
+    Attributes:
+        name: slim's name, e.g. ``layer_15/expansion_output``.
+        channels: Its channels.
+        stride: Picture pixels per pixel of it.
+        layer: The layer it comes from.
+        step: The step inside that layer (see :class:`Layer`).
+        start: Its first channel in the step's tensor: not 0 only for a part of a split convolution.
+    """
+
+    name: str
+    channels: int
+    stride: int
+    layer: str
+    step: str
+    start: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What :func:`make_plan` returns.
+
+    Attributes:
+        layers: The layers to build, up to the last end point asked for.
+        outputs: The end points asked for, in the order asked.
+        padding: ``'same'`` or ``'explicit'``.
+        num_stages: Stages of the whole table (8 for :data:`V2_DEF`), the greatest ``frozen_stages``.
+    """
+
+    layers: tuple[Layer, ...]
+    outputs: tuple[EndPoint, ...]
+    padding: str
+    num_stages: int
+
+    @property
+    def end_points(self) -> dict[str, EndPoint]:
+        """Every end point of the layers that are built, by slim's name."""
+        return {point.name: point for layer in self.layers for point in _end_points(layer)}
+
+
+def make_divisible(value: float, divisor: int, minimum: int | None = None) -> int:
+    """Rounds to a multiple of ``divisor`` without losing more than a tenth (slim's ``_make_divisible``)."""
+    rounded = max(minimum or divisor, int(value + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * value else rounded
+
+
+def make_plan(
+    spec: Spec = V2_DEF,
+    *,
+    widen_factor: float = 1.0,
+    output_stride: int | None = None,
+    out_indices: OutIndex | Sequence[OutIndex] = (1, 2, 4, 7),
+    padding: str = 'same',
+    finegrain: bool = False,
+    divisible_by: int = 8,
+    min_depth: int = 8,
+) -> Plan:
+    """Turns a layer table into the plan of a network.
+
+    Args:
+        spec: The table: :class:`Row` s, or mappings with the same names (as in a config file).
+        widen_factor: Multiplies every row's output channels (slim's ``depth_multiplier``).
+        output_stride: The coarsest resolution, as picture pixels per pixel. From the layer that would go
+            beyond it on, strides become rates: that layer itself keeps the old rate, later ones get the
+            rate multiplied by the lost stride. None for the table's own (32).
+        out_indices: End points by name (``'layer_15/expansion_output'``), or MMDetection's stage
+            numbers (0 to 7).
+        padding: ``'same'`` (TensorFlow's, uneven at stride 2) or ``'explicit'`` (even, PyTorch's). Both
+            give maps of size ceil(size / stride).
+        finegrain: Leaves the last row's width alone where ``widen_factor`` is below 1
+            (slim's ``finegrain_classification_mode``).
+        divisible_by: Channels are rounded to a multiple of this.
+        min_depth: Channels are never fewer than this.
+
+    Returns:
+        The plan; layers after the last end point asked for are left out, and a bottleneck that is
+        asked only for an inner end point is cut after it.
+
+    Raises:
+        ValueError: An option or a row of the table has a value that cannot be built.
+
+    Examples:
+        >>> plan = make_plan(out_indices=('layer_15/expansion_output', 'layer_19'))
+        >>> [(point.channels, point.stride) for point in plan.outputs]
+        [(576, 16), (1280, 32)]
+    """
+    rows = _read_rows(spec)
+    _check_positive(widen_factor=widen_factor, divisible_by=divisible_by, min_depth=min_depth)
+    if padding not in PADDINGS:
+        raise ValueError(f'padding={padding!r}: allowed are {" and ".join(map(repr, PADDINGS))}')
+    _check_output_stride(output_stride, rows)
+    if finegrain and widen_factor < 1:
+        rows = (*rows[:-1], replace(rows[-1], out=rows[-1].out / widen_factor))  # type: ignore[arg-type]
+
+    layers = tuple(_lay_out(rows, widen_factor, output_stride, divisible_by, min_depth))
+    points = {point.name: point for layer in layers for point in _end_points(layer)}
+    outputs = tuple(points[name] for name in _names(out_indices, layers, points))
+    return Plan(_cut(layers, outputs), outputs, padding, num_stages=layers[-1].stage)
+
+
+def feature_info(**options: Any) -> tuple[EndPoint, ...]:
+    """Name, channels and stride of each output, before anything is built.
+
+    Args:
+        **options: As :func:`make_plan`.
+
+    Returns:
+        One end point for each of ``out_indices``.
+
+    Examples:
+        >>> [point.channels for point in feature_info(widen_factor=0.5, out_indices=(2, 4))]
+        [16, 48]
+    """
+    return make_plan(**options).outputs
+
+
+def _lay_out(
+    rows: Sequence[Row], widen: float, output_stride: int | None, divisible_by: int, min_depth: int
+) -> Iterator[Layer]:
+    channels, current_stride, rate, stage = 3, 1, 1, 0
+    for number, row in enumerate(rows, start=1):
+        before = rows[number - 2] if number > 1 else None
+        if before and (number == 2 or row.stride > 1 or (row.op, row.out) != (before.op, before.out)):
+            stage += 1
+        in_stride = current_stride
+        if current_stride == output_stride:  # slim: the lost stride counts for the layers after this one
+            layer_stride, layer_rate = 1, rate
+            rate *= row.stride
+        else:
+            layer_stride, layer_rate = row.stride, 1
+            current_stride *= row.stride
+        out = make_divisible(row.out * widen, divisible_by, min_depth)
+        inner, expand_parts, project_parts = channels, (), ()  # type: ignore[var-annotated]
+        if row.op == 'bottleneck':
+            inner = make_divisible(channels * row.expand, row.divisible_by)
+            if inner > channels:
+                expand_parts = _split(number, 'split_expansion', channels, inner, row.split_expansion)
+            else:  # slim builds no expansion that would not expand
+                inner = channels
+            project_parts = _split(number, 'split_projection', inner, out, row.split_projection)
+        yield Layer(
+            name=f'layer_{number}',
+            op=row.op,
+            kernel=row.kernel,
+            stride=layer_stride,
+            rate=layer_rate,
+            in_channels=channels,
+            out_channels=out,
+            expand_parts=expand_parts,
+            project_parts=project_parts,
+            residual=row.op == 'bottleneck' and row.residual and layer_stride == 1 and out == channels,
+            act=row.act,
+            in_stride=in_stride,
+            out_stride=current_stride,
+            stage=stage,
+            steps=_steps(bool(expand_parts)) if row.op == 'bottleneck' else ('output',),
+        )
+        channels = out
+
+
+def _steps(expands: bool) -> tuple[str, ...]:
+    after = ('depthwise', 'projection', 'output')
+    return ('expansion', *after) if expands else after
+
+
+def _split(number: int, option: str, channels: int, out: int, ways: int) -> tuple[tuple[int, int], ...]:
+    """Slim's ``split_conv``: a plain convolution where a part would have fewer than 8 channels."""
+    if ways == 1 or min(channels // ways, out // ways) < 8:
+        return ((channels, out),)
+    for total in (channels, out):
+        if total % 8:
+            raise ValueError(
+                f'spec row {number} (layer_{number}): {option}={ways} splits {channels} channels into '
+                f'{out}; both must be multiples of 8'
+            )
+    return tuple(zip(_split_divisible(channels, ways), _split_divisible(out, ways)))
+
+
+def _split_divisible(total: int, ways: int, divisor: int = 8) -> list[int]:
+    parts: list[int] = []
+    for i in range(ways):
+        part = total // ways // divisor * divisor
+        while sum(parts) + part < total * (i + 1) / ways:
+            part += divisor
+        parts.append(part)
+    return parts
+
+
+def _end_points(layer: Layer) -> Iterator[EndPoint]:
+    def point(name: str, channels: int, step: str = 'output', start: int = 0) -> EndPoint:
+        stride = layer.in_stride if step == 'expansion' else layer.out_stride
+        return EndPoint(name, channels, stride, layer.name, step, start)
+
+    def parts(scope: str, splits: tuple[tuple[int, int], ...], step: str) -> Iterator[EndPoint]:
+        start = 0
+        for i, (_, channels) in enumerate(splits if len(splits) > 1 else ()):
+            yield point(f'{layer.name}/{scope}_part_{i}_output', channels, step, start)
+            start += channels
+
+    if 'expansion' in layer.steps:
+        yield from parts('expand', layer.expand_parts, 'expansion')
+        yield point(f'{layer.name}/expansion_output', layer.expanded_channels, 'expansion')
+    if 'depthwise' in layer.steps:
+        yield point(f'{layer.name}/depthwise_output', layer.expanded_channels, 'depthwise')
+    if 'projection' in layer.steps:
+        yield from parts('project', layer.project_parts, 'projection')
+    if 'output' in layer.steps:
+        if layer.op == 'bottleneck':
+            yield point(f'{layer.name}/output', layer.out_channels)
+        yield point(layer.name, layer.out_channels)
+
+
+def _names(
+    out_indices: OutIndex | Sequence[OutIndex], layers: Sequence[Layer], points: Mapping[str, EndPoint]
+) -> list[str]:
+    wanted = (out_indices,) if isinstance(out_indices, (int, str)) else tuple(out_indices)
+    last_of_stage = {layer.stage: layer.name for layer in layers}
+    names = []
+    for index in wanted:
+        if isinstance(index, int) and index + 1 in last_of_stage and index >= 0:
+            names.append(last_of_stage[index + 1])
+        elif isinstance(index, str) and index in points:
+            names.append(index)
+        else:
+            raise ValueError(
+                f'out_indices={out_indices!r}: no end point {index!r}; allowed are the stages 0 to '
+                f'{max(last_of_stage) - 1} and the names {", ".join(points)}'
+            )
+    if not names:
+        raise ValueError('out_indices is empty: name at least one end point')
+    return names
+
+
+def _cut(layers: tuple[Layer, ...], outputs: Sequence[EndPoint]) -> tuple[Layer, ...]:
+    """Drops the layers after the last output, and the steps after it inside its layer."""
+    wanted = {point.layer for point in outputs}
+    last = max(i for i, layer in enumerate(layers) if layer.name in wanted)
+    steps = layers[last].steps
+    needed = max(steps.index(point.step) for point in outputs if point.layer == layers[last].name)
+    return (*layers[:last], replace(layers[last], steps=steps[: needed + 1]))
+
+
+def _read_rows(spec: Spec) -> tuple[Row, ...]:
+    if len(spec) < 2:
+        raise ValueError(f'spec has {len(spec)} rows: a network has 2 or more')
+    return tuple(_read_row(number, row) for number, row in enumerate(spec, start=1))
+
+
+def _read_row(number: int, row: Row | Mapping[str, Any]) -> Row:
+    where = f'spec row {number} (layer_{number})'
+    if not isinstance(row, Row):
+        names = [f.name for f in fields(Row)]
+        for name in row:
+            if name not in names:
+                raise ValueError(f'{where}: no option {name!r}; allowed are {", ".join(names)}')
+        for name in ('op', 'out'):
+            if name not in row:
+                raise ValueError(f'{where}: {name!r} is missing')
+        row = Row(**row)
+    if row.op not in ('conv', 'bottleneck'):
+        raise ValueError(f"{where}: op={row.op!r}: allowed are 'conv' and 'bottleneck'")
+    for name in ('out', 'stride', 'kernel', 'divisible_by', 'split_expansion', 'split_projection'):
+        value = getattr(row, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f'{where}: {name}={value!r}: allowed are whole numbers from 1')
+    if not row.expand > 0:
+        raise ValueError(f'{where}: expand={row.expand!r}: allowed are numbers above 0')
+    if row.op == 'conv' and (row.split_expansion, row.split_projection) != (1, 1):
+        raise ValueError(f'{where}: split_expansion and split_projection are for bottlenecks only')
+    return row
+
+
+def _check_positive(**options: float) -> None:
+    for name, value in options.items():
+        if not value > 0:
+            raise ValueError(f'{name}={value!r}: allowed are numbers above 0')
+
+
+def _check_output_stride(output_stride: int | None, rows: Sequence[Row]) -> None:
+    reached = [1]
+    for row in rows:
+        if row.stride > 1:
+            reached.append(reached[-1] * row.stride)
+    if output_stride is not None and output_stride not in reached:
+        raise ValueError(
+            f'output_stride={output_stride!r}: this table reaches {", ".join(map(str, reached))}, or None'
+        )

@@ -1,0 +1,1 @@
+"""What stands behind the command line: checkpoints, reproducible runs, bad images, checks before a run."""

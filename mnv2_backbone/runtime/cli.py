@@ -1,0 +1,354 @@
+"""The command lines of ``tools/train.py`` and ``tools/test.py``, for detection and segmentation configs alike."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.evaluator import DumpResults
+from mmengine.hooks import Hook
+from mmengine.registry import METRICS, RUNNERS
+from mmengine.runner import Runner
+
+from .checkpoint import find_resume_point, read_checkpoint, read_weights_only_everywhere
+from .errors import UserError
+from .options import apply_options
+from .preflight import check_data
+
+#: What mmengine and the packages on it raise at a config that cannot be built.
+_SETUP_ERRORS = (
+    TypeError,
+    KeyError,
+    ValueError,
+    OSError,
+    AssertionError,
+    ImportError,
+    RuntimeError,
+    UnpicklingError,
+)
+
+
+class _StartedHook(Hook):
+    """Knows whether the set-up is over: from then on an error is not the user's."""
+
+    started = False
+
+    def before_train(self, runner: Runner) -> None:
+        self.started = True
+
+    def before_test(self, runner: Runner) -> None:
+        self.started = True
+
+
+def train(argv: Sequence[str] | None = None) -> int:
+    """Trains what a config describes; returns the exit status (2: the user has to change something)."""
+    parser = _parser('Train a model.')
+    parser.add_argument(
+        '--amp', action='store_true', help='mixed precision (bfloat16 where there is no GPU)'
+    )
+    parser.add_argument(
+        '--auto-scale-lr', action='store_true', help='scale the learning rate to the batch size'
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CKPT',
+        help='go on from this checkpoint; without a name from the newest one in the work folder, if any',
+    )
+    parser.add_argument('--tensorboard', action='store_true', help='write TensorBoard logs as well')
+    return _run(parser.parse_args(argv), _prepare_training, Runner.train)
+
+
+def test(argv: Sequence[str] | None = None) -> int:
+    """Evaluates a checkpoint; returns the exit status (2: the user has to change something)."""
+    parser = _parser('Test a model.')
+    parser.add_argument('checkpoint', help='the weights to test')
+    parser.add_argument(
+        '--out',
+        metavar='FILE.pkl|DIR',
+        help='save the predictions: all in a pickle file, or in the format of the data set in a folder',
+    )
+    parser.add_argument('--show', action='store_true', help='show the predictions in a window')
+    parser.add_argument(
+        '--show-dir', metavar='DIR', help='save pictures of the predictions in this folder'
+    )
+    parser.add_argument(
+        '--wait-time', type=float, default=2, metavar='S', help='how long to show each (default: 2)'
+    )
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    return _run(parser.parse_args(argv), _prepare_testing, Runner.test)
+
+
+def _parser(description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config', help='the config file')
+    parser.add_argument(
+        '--work-dir', metavar='DIR', help='logs and checkpoints (default: ./work_dirs/CONFIG)'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='change the config, e.g. train_dataloader.batch_size=8 key="[a,b]" data_root=FOLDER',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    return parser
+
+
+def _run(
+    args: argparse.Namespace,
+    prepare: Callable[[argparse.Namespace], Config],
+    go: Callable[[Runner], object],
+) -> int:
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    read_weights_only_everywhere()
+    _hide_broken_torchvision()
+    hook = _StartedHook()
+    prepared = False
+    try:
+        cfg = prepare(args)
+        prepared = True
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        runner.register_hook(hook, priority='LOWEST')
+        if getattr(args, 'out', None) and args.out.endswith(('.pkl', '.pickle')):
+            runner.test_evaluator.metrics.append(_dump(cfg, args.out))
+        go(runner)
+    except UserError as error:
+        # Every rank meets the same mistake in the config: one of them says so.
+        if prepared or _rank() == 0:
+            print(f'error: {_message(error)}', file=sys.stderr)
+        return 2
+    except _SETUP_ERRORS as error:
+        if hook.started or sys.flags.dev_mode:
+            raise
+        print(
+            f'error: {_message(error)} (python -X dev {sys.argv[0]} shows where)', file=sys.stderr
+        )
+        return 2
+    return 0
+
+
+def _message(error: BaseException) -> str:
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if 'Original Traceback' in text:  # from a data worker: what it raised stands in the last line
+        return lines[-1].partition(': ')[2]
+    return ' '.join(lines) or type(error).__name__
+
+
+def _rank() -> int:
+    """The rank of this process, known before anything is set up."""
+    return next(
+        (
+            int(os.environ[name])
+            for name in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
+            if name in os.environ
+        ),
+        0,
+    )
+
+
+def _hide_broken_torchvision() -> None:
+    """Lets a torchvision that does not fit the installed torch count as not installed.
+
+    mmengine imports it to log its version and expects no other failure than its absence.
+    """
+    try:
+        import torchvision  # noqa: F401
+    except ImportError:
+        pass
+    except (RuntimeError, OSError) as error:
+        print(f'warning: torchvision is left out, it cannot be imported: {error}', file=sys.stderr)
+        sys.modules['torchvision'] = None  # type: ignore[assignment]
+
+
+def _load(args: argparse.Namespace) -> Config:
+    """Reads the config and merges what both command lines have in common."""
+    if not Path(args.config).is_file():
+        raise UserError(f'the config {args.config} does not exist')
+    try:
+        cfg = Config.fromfile(args.config)
+    except (SyntaxError, NameError, KeyError, TypeError, ValueError, OSError, ImportError) as error:
+        raise UserError(
+            f'the config {args.config} cannot be read: {type(error).__name__}: {_message(error)}'
+        ) from error
+    for part in ('model', 'train_dataloader', 'test_dataloader'):
+        if part not in cfg:
+            raise UserError(f'{args.config} is not a complete config: it has no {part}')
+    apply_options(cfg, args.cfg_options)
+    cfg.launcher = args.launcher
+    cfg.work_dir = (
+        args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
+    )
+    if args.launcher != 'none' and not torch.cuda.is_available():
+        _distribute_on_cpu(cfg)
+    return cfg
+
+
+def _distribute_on_cpu(cfg: Config) -> None:
+    cfg.setdefault('env_cfg', ConfigDict()).setdefault('dist_cfg', ConfigDict())['backend'] = 'gloo'
+    wrapper = cfg.get('model_wrapper_cfg') or ConfigDict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+    wrapper.setdefault('device_ids', None)  # mmengine would name GPUs
+    cfg.model_wrapper_cfg = wrapper
+
+
+def _check(cfg: Config, splits: Sequence[str], *checkpoints: str | None) -> None:
+    """Looks at data and checkpoints once for all ranks of a node and others."""
+    if _rank() != 0:
+        return
+    check_data(cfg, splits)
+    for name in checkpoints:
+        if name and '://' not in name:
+            read_checkpoint(name)
+
+
+def _prepare_training(args: argparse.Namespace) -> Config:
+    cfg = _load(args)
+    if args.amp:
+        _use_amp(cfg)
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+            raise UserError(
+                f'--auto-scale-lr: {args.config} has no auto_scale_lr.base_batch_size to scale from'
+            )
+        cfg.auto_scale_lr.enable = True
+    if args.tensorboard:
+        _use_tensorboard(cfg)
+    if args.resume == 'auto':
+        point = find_resume_point(cfg.work_dir)
+        if point is None:
+            print(
+                f'nothing to resume in {cfg.work_dir}: training starts from the beginning',
+                file=sys.stderr,
+            )
+        cfg.resume, cfg.load_from = point is not None, point or cfg.get('load_from')
+    elif args.resume is not None:
+        if not Path(args.resume).is_file():
+            raise UserError(f'--resume: the checkpoint {args.resume} does not exist')
+        cfg.resume, cfg.load_from = True, args.resume
+    _check(cfg, ('train', 'val') if cfg.get('val_cfg') else ('train',), cfg.get('load_from'))
+    return cfg
+
+
+def _use_amp(cfg: Config) -> None:
+    known = ('OptimWrapper', 'AmpOptimWrapper', 'mnv2_backbone.CPUAmpOptimWrapper')
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if kind not in known:
+        raise UserError(
+            f'--amp works with optim_wrapper.type OptimWrapper, but the config has {kind}'
+        )
+    if torch.cuda.is_available():
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    else:
+        cfg.optim_wrapper.type = 'mnv2_backbone.CPUAmpOptimWrapper'
+        for option in ('loss_scale', 'dtype', 'use_fsdp'):
+            cfg.optim_wrapper.pop(option, None)
+
+
+def _use_tensorboard(cfg: Config) -> None:
+    if importlib.util.find_spec('tensorboard') is None:
+        raise UserError('--tensorboard: TensorBoard is not installed; pip install tensorboard')
+    visualizer = cfg.setdefault('visualizer', ConfigDict(type='Visualizer'))
+    backends = list(visualizer.get('vis_backends') or [dict(type='LocalVisBackend')])
+    if not any(backend['type'] == 'TensorboardVisBackend' for backend in backends):
+        backends.append(dict(type='TensorboardVisBackend'))
+    visualizer.vis_backends = backends
+
+
+def _prepare_testing(args: argparse.Namespace) -> Config:
+    cfg = _load(args)
+    cfg.load_from, cfg.resume = args.checkpoint, False
+    if args.show or args.show_dir:
+        _use_visualization(cfg, args)
+    if args.tta:
+        _use_tta(cfg)
+    if args.out and not args.out.endswith(('.pkl', '.pickle')):
+        _save_predictions(cfg, args.out)
+    _check(cfg, ('test',), args.checkpoint)
+    return cfg
+
+
+def _use_visualization(cfg: Config, args: argparse.Namespace) -> None:
+    hook = (cfg.get('default_hooks') or {}).get('visualization')
+    if hook is None:
+        raise UserError('--show and --show-dir need default_hooks.visualization in the config')
+    hook.draw = True
+    if args.show:
+        hook.show, hook.wait_time = True, args.wait_time
+    if args.show_dir:
+        folder = os.path.abspath(args.show_dir)
+        if hook.type.endswith('DetVisualizationHook'):
+            hook.test_out_dir = folder
+        else:
+            cfg.visualizer.save_dir = folder
+
+
+def _use_tta(cfg: Config) -> None:
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    if cfg.get('default_scope') == 'mmdet':
+        # MMDetection's own default: the picture and its mirror image, merged by NMS.
+        keys = (
+            'img_id',
+            'img_path',
+            'ori_shape',
+            'img_shape',
+            'scale_factor',
+            'flip',
+            'flip_direction',
+        )
+        flips = [dict(type='RandomFlip', prob=float(flip)) for flip in (True, False)]
+        last = dict(
+            type='TestTimeAug', transforms=[flips, [dict(type='PackDetInputs', meta_keys=keys)]]
+        )
+        cfg.setdefault('tta_pipeline', [*dataset.pipeline[:-1], last])
+        nms = dict(type='nms', iou_threshold=0.5)
+        cfg.setdefault(
+            'tta_model', dict(type='DetTTAModel', tta_cfg=dict(nms=nms, max_per_img=100))
+        )
+    for part in ('tta_model', 'tta_pipeline'):
+        if part not in cfg:
+            raise UserError(f'--tta: the config has no {part}')
+    dataset.pipeline = cfg.tta_pipeline
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+
+def _save_predictions(cfg: Config, folder: str) -> None:
+    evaluators = (
+        cfg.test_evaluator
+        if isinstance(cfg.test_evaluator, (list, tuple))
+        else [cfg.test_evaluator]
+    )
+    found = False
+    for evaluator in evaluators:
+        if evaluator.type.endswith('IoUMetric'):
+            evaluator.output_dir, evaluator.keep_results, found = folder, True, True
+        elif evaluator.type.endswith('CocoMetric'):
+            evaluator.outfile_prefix, found = str(Path(folder, 'predictions')), True
+    if not found:
+        kinds = ', '.join(evaluator.type for evaluator in evaluators)
+        raise UserError(
+            f'--out {folder}: {kinds} cannot write predictions to a folder; name a .pkl file'
+        )
+    Path(folder).mkdir(parents=True, exist_ok=True)
+
+
+def _dump(cfg: Config, path: str) -> DumpResults:
+    kind = 'mmdet.DumpDetResults' if cfg.get('default_scope') == 'mmdet' else 'DumpResults'
+    return METRICS.build(dict(type=kind, out_file_path=path))

@@ -1,0 +1,139 @@
+"""``--cfg-options``: refused where they would do nothing, followed where a config repeats itself."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from .errors import UserError
+
+#: Top-level names that something reads after the config is parsed. Any other one only helped to write the
+#: file, and setting it from outside changes nothing.
+_READ_LATER = {
+    name for name in inspect.signature(Runner.__init__).parameters if name not in ('self', 'cfg')
+} | {
+    'activation_checkpointing',
+    'compile',
+    'data_root',
+    'efficient_conv_bn_eval',
+    'find_unused_parameters',
+    'model_wrapper_cfg',
+    'runner_type',
+    'sync_bn',
+    'tta_model',
+    'tta_pipeline',
+}
+
+#: Parts of a run that a config may leave out and an option may add to.
+_MAY_BE_ADDED = {('optim_wrapper', 'clip_grad'), ('optim_wrapper', 'paramwise_cfg')}
+
+
+def apply_options(cfg: Config, options: Mapping[str, Any] | None) -> None:
+    """Merges ``--cfg-options`` into a config.
+
+    ``data_root``, which configs copy into every data set and evaluator while they are read, is replaced
+    wherever it was copied to.
+
+    Args:
+        cfg: The config; changed in place.
+        options: Values by dotted key, list elements by their number, such as
+            ``{'model.backbone.widen_factor': 0.5, 'param_scheduler.0.end': 100}``.
+
+    Raises:
+        UserError: A key leads to a place that the config does not have or that nothing reads.
+    """
+    options = dict(options or {})
+    for key in options:
+        _check_key(cfg, key)
+    if 'data_root' in options:
+        old, new = cfg.get('data_root'), str(options.pop('data_root'))
+        for name in list(cfg.keys()):
+            cfg[name] = _moved(cfg[name], old, new) if old else cfg[name]
+        cfg.data_root = new
+    try:
+        cfg.merge_from_dict(options)
+    except (TypeError, KeyError, IndexError) as error:
+        raise UserError(f'--cfg-options: {error}') from error
+
+
+def _check_key(cfg: Config, key: str) -> None:
+    parts = key.split('.')
+    if parts[0] in cfg and parts[0] not in _READ_LATER:
+        places = [
+            place for place in _places(cfg, cfg[parts[0]]) if place.split('.')[0] in _READ_LATER
+        ][:4]
+        hint = f'; set it where it went: {", ".join(places)}' if places else ''
+        raise UserError(
+            f'--cfg-options {key}: {parts[0]} only served to write the config, setting it has no effect{hint}'
+        )
+    if parts[0] not in cfg:
+        if parts[0] not in _READ_LATER:
+            raise UserError(
+                f'--cfg-options {key}: {_missing(parts[0], "", sorted(set(cfg.keys()) & _READ_LATER))}'
+            )
+        return
+    node: Any = cfg._cfg_dict
+    for depth, part in enumerate(parts[:-1]):
+        if tuple(parts[: depth + 1]) in _MAY_BE_ADDED and node.get(part) is None:
+            node[part] = {}
+        node = _child(node, part, key, '.'.join(parts[:depth]))
+    if not isinstance(node, (Mapping, list, tuple)):
+        raise UserError(
+            f'--cfg-options {key}: {".".join(parts[:-1])} is {node!r} in the config, it has no parts to set'
+        )
+    if isinstance(node, (list, tuple)):
+        _child(node, parts[-1], key, '.'.join(parts[:-1]))
+
+
+def _child(node: Any, part: str, key: str, where: str) -> Any:
+    if isinstance(node, (list, tuple)):
+        if not part.isdigit() or int(part) >= len(node):
+            raise UserError(
+                f'--cfg-options {key}: {where} is a list, name an element by a number from 0 to {len(node) - 1}'
+            )
+        return node[int(part)]
+    if not isinstance(node, Mapping) or part not in node:
+        names = sorted(node) if isinstance(node, Mapping) else []
+        raise UserError(f'--cfg-options {key}: {_missing(part, where, names)}')
+    return node[part]
+
+
+def _missing(part: str, where: str, names: Sequence[str]) -> str:
+    full = f'{where}.{part}' if where else part
+    close = difflib.get_close_matches(part, names, n=3)
+    if close:
+        return f'the config has no {full}; did you mean {" or ".join(close)}?'
+    return f'the config has no {full}; {where or "it"} has {", ".join(names) or "no parts"}'
+
+
+def _places(node: Any, value: Any, path: str = '') -> Iterator[str]:
+    """Yields the dotted keys at which ``value`` stands."""
+    pairs = node.items() if isinstance(node, (Mapping, Config)) else enumerate(node)
+    for name, child in pairs:
+        here = f'{path}.{name}' if path else str(name)
+        if type(child) is type(value) and child == value:
+            yield here
+        elif isinstance(child, (Mapping, list, tuple)):
+            yield from _places(child, value, here)
+
+
+def _moved(node: Any, old: str, new: str) -> Any:
+    """Replaces the folder ``old`` by ``new`` at the start of every string in ``node``."""
+    if isinstance(node, str):
+        base = old.rstrip('/')
+        if node == base or node.startswith(base + '/'):
+            rest = node[len(base) :].lstrip('/')
+            return f'{new.rstrip("/")}/{rest}' if rest or node.endswith('/') else new
+        return node
+    if isinstance(node, Mapping):
+        for name in list(node):
+            node[name] = _moved(node[name], old, new)  # type: ignore[index]
+        return node
+    if isinstance(node, (list, tuple)):
+        return type(node)(_moved(item, old, new) for item in node)
+    return node

@@ -1,0 +1,65 @@
+# make env     the environment of the verified versions: .venv
+# make demo    the main job on a small data set: trains, evaluates, draws
+# make test    ruff, mypy and all tests;  make lint  only the first two
+# make clean   removes what was built and trained;  make distclean  the environments too
+#
+# LINE=onedl works with the maintained forks instead, in .venv-onedl.
+# PYTHON=... is the interpreter the environment is made with; VENV=... its folder.
+
+PYTHON ?= python3
+LINE ?= upstream
+
+ifeq ($(LINE),upstream)
+VENV ?= .venv
+else ifeq ($(LINE),onedl)
+VENV ?= .venv-onedl
+else
+$(error LINE=$(LINE): must be upstream or onedl)
+endif
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PINS := $(addprefix tools/requirements/,torch.txt $(LINE).txt)
+
+.PHONY: env demo test lint clean distclean
+
+env: $(VENV)/.ready
+
+demo: env
+	$(BIN)/python tools/demo.py
+
+lint: env
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf build dist *.egg-info work_dirs .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
+
+distclean: clean
+	for venv in .venv .venv-onedl; do if test -e $$venv/.made-by-make; then rm -rf $$venv; fi; done
+
+# Two stamps, each written when its step is complete. Whatever interrupted the first step, it starts
+# again from an empty folder (the wheel of mmcv is kept elsewhere); a folder that was not
+# made here is left alone.
+$(VENV)/.pinned: $(PINS)
+	@command -v $(PYTHON) >/dev/null || { echo 'PYTHON=$(PYTHON) not found: Python 3.10 or newer is needed' >&2; exit 1; }
+	@$(PYTHON) tools/build_mmcv.py --check
+	@test ! -e $(VENV) || test -e $(VENV)/.made-by-make || \
+	    { echo '$(VENV) exists and was not made by make: remove it, or name another folder: make VENV=...' >&2; exit 1; }
+	@rm -rf $(VENV)
+	@mkdir -p $(VENV) && touch $(VENV)/.made-by-make
+	$(PYTHON) -m venv $(VENV)
+	@echo 'installing torch: over 1 GB to fetch, one minute or several'
+	@$(PIP) install -q --no-compile -r tools/requirements/torch.txt
+	@$(BIN)/python tools/build_mmcv.py $(addprefix -r ,$(PINS))
+	@touch $@
+
+$(VENV)/.ready: $(VENV)/.pinned setup.cfg pyproject.toml
+	@echo 'installing the package itself and what its tests need'
+	@$(PIP) install -q --no-compile --no-build-isolation $(addprefix -c ,$(PINS)) -e '.[dev]'
+	@$(PIP) check
+	@touch $@

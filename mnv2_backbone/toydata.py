@@ -136,11 +136,7 @@ def write_toy_dataset(
     with ThreadPoolExecutor(workers) as pool:
         for split, count in counts.items():
             records = pool.map(partial(_write_scene, out, seed, split, options), range(count))
-            try:
-                _write_json(out / 'annotations' / f'instances_{split}.json', _coco(split, records))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+            _write_json(out / 'annotations' / f'instances_{split}.json', _coco(split, records))
     _write_json(out / MANIFEST, {**wanted, 'complete': True})
     return out
 

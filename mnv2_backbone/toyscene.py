@@ -383,8 +383,7 @@ def _blend(image: np.ndarray, alpha: np.ndarray, colour: np.ndarray) -> None:
 
 
 class _Painter:
-    """A scene in the making: paints shapes from the back to the front and keeps account of what
-    stays in sight."""
+    """A scene in the making: paints from back to front and keeps account of what stays in sight."""
 
     def __init__(self, rng: np.random.Generator, options: SceneOptions) -> None:
         self.rng = rng
@@ -438,8 +437,7 @@ class _Painter:
             return
 
     def _fits(self, label: int, solid: np.ndarray, rows: slice, columns: slice) -> bool:
-        """Whether all shapes stay in sight, and the objects' boxes apart, with the pixels `solid`
-        painted over."""
+        """Whether shapes stay in sight and objects' boxes apart once `solid` is painted over."""
         owner = self.owner.copy()
         owner[rows, columns][solid] = len(self.classes)
         pixels = np.bincount(owner.ravel() + 1)[1:]

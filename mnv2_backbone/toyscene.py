@@ -115,7 +115,7 @@ class SceneOptions:
                 raise ValueError(f'{name}={value!r}: expected a number from {low} to {high}')
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scene:
     """A drawn picture and the truth about it.
 
@@ -418,6 +418,7 @@ class _Painter:
             outline = tuple(polygon + centre for polygon in centred)
             alpha, x, y = _coverage(outline)
             whole = np.count_nonzero(alpha >= 0.5)
+            # What lies in the picture; that is something, as every outline surrounds its centre.
             left, top = max(-x, 0), max(-y, 0)
             alpha = alpha[top : self.height - y, left : self.width - x]
             rows, columns = (

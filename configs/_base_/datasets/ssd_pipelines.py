@@ -1,0 +1,52 @@
+"""SSD's augmentation: photometric distortion, zooming out, cropping by overlap, flip."""
+
+input_size = (320, 320)  # width, height
+
+train_pipeline = [
+    dict(type='mnv2_backbone.LoadImage', skip_corrupt=True),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='PhotoMetricDistortion'),
+    dict(type='Expand', mean=[127.5] * 3, to_rgb=True, ratio_range=(1, 4), prob=0.5),
+    dict(type='MinIoURandomCrop', min_ious=(0.1, 0.3, 0.5, 0.7, 0.9), min_crop_size=0.3),
+    dict(type='Resize', scale=input_size, keep_ratio=False),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs'),
+]
+test_pipeline = [
+    dict(type='mnv2_backbone.LoadImage'),
+    dict(type='Resize', scale=input_size, keep_ratio=False),
+    # After the resizing: boxes are compared in the original picture.
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+    ),
+]
+tta_model = dict(
+    type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.55), max_per_img=200)
+)
+tta_pipeline = [
+    dict(type='mnv2_backbone.LoadImage'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [dict(type='Resize', scale=input_size, keep_ratio=False)],
+            [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)],
+            [dict(type='LoadAnnotations', with_bbox=True)],
+            [
+                dict(
+                    type='PackDetInputs',
+                    meta_keys=(
+                        'img_id',
+                        'img_path',
+                        'ori_shape',
+                        'img_shape',
+                        'scale_factor',
+                        'flip',
+                        'flip_direction',
+                    ),
+                )
+            ],
+        ],
+    ),
+]

@@ -1,0 +1,14 @@
+"""SSDLite-MobileNetV2 on VOC 2007 + 2012 at 320x320, tested on VOC 2007.
+
+    python tools/train.py configs/ssdlite_mnv2_voc.py
+
+This recipe has not been run to its end on the full data.
+"""
+
+_base_ = [
+    './_base_/models/ssdlite_mnv2.py',
+    './_base_/datasets/voc_detection.py',
+    './_base_/schedules/ssdlite_sgd.py',
+    './_base_/default_runtime.py',
+]
+model = dict(bbox_head=dict(num_classes=20))

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import TASK_UTILS as MMENGINE_TASK_UTILS
@@ -28,6 +29,10 @@ ROOMS = {
     'SSDLiteNeck': 'ssdlite',
     'SSDLiteHead': 'ssdlite',
     'TFAnchorGenerator': 'ssdlite',
+    'DeepLab': 'deeplab',
+    'DeepLabHead': 'deeplab',
+    'LRASPP': 'deeplab',
+    'IndexedIoUMetric': 'masks',
     'LoadImage': 'runtime.images',
     'SkippedImagesHook': 'runtime.images',
     'ReproducibleHook': 'runtime.reproducible',
@@ -50,4 +55,5 @@ MODELS = RoomRegistry('model', parent=MMENGINE_MODELS, scope=SCOPE)
 TASK_UTILS = RoomRegistry('task util', parent=MMENGINE_TASK_UTILS, scope=SCOPE)
 TRANSFORMS = RoomRegistry('transform', parent=MMENGINE_TRANSFORMS, scope=SCOPE)
 HOOKS = RoomRegistry('hook', parent=MMENGINE_HOOKS, scope=SCOPE)
+METRICS = RoomRegistry('metric', parent=MMENGINE_METRICS, scope=SCOPE)
 OPTIM_WRAPPERS = RoomRegistry('optimizer wrapper', parent=MMENGINE_OPTIM_WRAPPERS, scope=SCOPE)

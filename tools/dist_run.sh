@@ -9,6 +9,7 @@ shift 2
 # Left alone, torchrun gives each process one thread and every other core of a CPU machine idles.
 cores=$(python -c 'import os; print(os.cpu_count() or 1)')
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > processes ? cores / processes : 1))}
+export MKL_NUM_THREADS=${MKL_NUM_THREADS:-$OMP_NUM_THREADS}
 export PYTHONPATH="$tools/..:$PYTHONPATH"
 
 exec python -m torch.distributed.run \

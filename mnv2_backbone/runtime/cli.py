@@ -118,11 +118,15 @@ def _run(
     try:
         cfg = prepare(args)
         prepared = True
+        if cfg.launcher != 'none' and not torch.cuda.is_available():
+            _distribute_on_cpu(cfg)
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
         runner.register_hook(hook, priority='LOWEST')
         if getattr(args, 'out', None) and args.out.endswith(('.pkl', '.pickle')):
             runner.test_evaluator.metrics.append(_dump(cfg, args.out))
         go(runner)
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
     except UserError as error:
         # Every rank meets the same mistake in the config: one of them says so.
         if prepared or _rank() == 0:
@@ -190,13 +194,22 @@ def _load(args: argparse.Namespace) -> Config:
     cfg.work_dir = (
         args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
     )
-    if args.launcher != 'none' and not torch.cuda.is_available():
-        _distribute_on_cpu(cfg)
     return cfg
 
 
 def _distribute_on_cpu(cfg: Config) -> None:
-    cfg.setdefault('env_cfg', ConfigDict()).setdefault('dist_cfg', ConfigDict())['backend'] = 'gloo'
+    """Joins the other processes without a GPU, for which mmengine has no way: it always sets one."""
+    if cfg.launcher != 'pytorch':
+        raise UserError(
+            f'--launcher {cfg.launcher} needs GPUs; without one use tools/dist_train.sh or '
+            'tools/dist_test.sh'
+        )
+    for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'):
+        if name not in os.environ:
+            raise UserError(
+                f'--launcher pytorch: the variable {name} is not set; start with tools/dist_train.sh '
+                'or tools/dist_test.sh'
+            )
     wrapper = cfg.get('model_wrapper_cfg') or ConfigDict(
         type='MMDistributedDataParallel',
         broadcast_buffers=False,
@@ -204,6 +217,7 @@ def _distribute_on_cpu(cfg: Config) -> None:
     )
     wrapper.setdefault('device_ids', None)  # mmengine would name GPUs
     cfg.model_wrapper_cfg = wrapper
+    torch.distributed.init_process_group('gloo')
 
 
 def _check(cfg: Config, splits: Sequence[str], *checkpoints: str | None) -> None:

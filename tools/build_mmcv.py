@@ -30,8 +30,9 @@ import sys
 import sysconfig
 import tarfile
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Mapping, NoReturn, Sequence
+from typing import NoReturn
 
 # Where the C++ sources lie inside an mmcv source tree.
 SOURCE_ROOT = Path('mmcv/ops/csrc/pytorch')
@@ -90,7 +91,7 @@ def plan_units(sources: Sequence[str]) -> list[list[str]]:
     free = sorted(s for s in sources if s not in ALONE + CLASHING + LAST)
     for index, source in enumerate(free):
         units[index % len(units)].append(source)
-    for unit, source in zip(units, CLASHING):
+    for unit, source in zip(units, CLASHING, strict=True):
         if source in sources:
             unit.append(source)
     units[0].extend(s for s in LAST if s in sources)
@@ -114,7 +115,8 @@ def unify(tree: Path) -> list[list[str]]:
         FileNotFoundError: The tree holds no operator sources.
     """
     root = tree / SOURCE_ROOT
-    sources = [f.relative_to(root).as_posix() for d in (root, root / 'cpu') for f in d.glob('*.cpp')]
+    found = (*root.glob('*.cpp'), *root.glob('cpu/*.cpp'))
+    sources = [file.relative_to(root).as_posix() for file in found]
     if not sources:
         raise FileNotFoundError(f'no C++ sources under {root}: is this an mmcv source tree?')
     units = plan_units(sources)
@@ -193,7 +195,8 @@ def choose_operators() -> str:
 
 def check_toolchain() -> None:
     """Ends the program with a clear message where this machine cannot compile an extension."""
-    if sys.version_info < (3, 10):
+    # Asked of whatever interpreter the user has, before anything is installed.
+    if sys.version_info < (3, 10):  # noqa: UP036
         fail(f'Python {platform.python_version()} at {sys.executable} is too old: 3.10 or newer '
              'is needed (make PYTHON=/path/to/python3.11)')
     for variable, default in (('CC', 'cc'), ('CXX', 'c++')):
@@ -215,12 +218,14 @@ def check_toolchain() -> None:
 
 def default_jobs() -> int:
     """Returns how many compilers to run at once: as many as cores and memory allow."""
-    if os.environ.get('MAX_JOBS'):
-        return int(os.environ['MAX_JOBS'])
-    if hasattr(os, 'sched_getaffinity'):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
+    given = os.environ.get('MAX_JOBS')
+    if given:
+        if not given.isdecimal() or int(given) < 1:
+            fail(f'MAX_JOBS={given}: must be a whole number, 1 or more')
+        return int(given)
+    # Not every system can tell which cores a process may use.
+    affinity = getattr(os, 'sched_getaffinity', None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
     return max(1, min(cores, memory // MEMORY_PER_JOB))
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Union
+from typing import Any, TypeAlias
 
-OutIndex = Union[int, str]
-ActCfg = Union[str, Mapping[str, Any], None]
+OutIndex: TypeAlias = int | str
+ActCfg: TypeAlias = str | Mapping[str, Any] | None
+Parts: TypeAlias = tuple[tuple[int, int], ...]
 
 #: Which padding a convolution gets: TensorFlow's SAME, or the same amount on both sides.
 PADDINGS = ('same', 'explicit')
@@ -52,7 +53,7 @@ class Row:
     split_projection: int = 1
 
 
-Spec = Sequence[Union[Row, Mapping[str, Any]]]
+Spec: TypeAlias = Sequence[Row | Mapping[str, Any]]
 
 
 def _repeat(times: int, out: int, stride: int = 1) -> tuple[Row, ...]:
@@ -99,8 +100,8 @@ class Layer:
     rate: int
     in_channels: int
     out_channels: int
-    expand_parts: tuple[tuple[int, int], ...]
-    project_parts: tuple[tuple[int, int], ...]
+    expand_parts: Parts
+    project_parts: Parts
     residual: bool
     act: ActCfg
     in_stride: int
@@ -249,7 +250,9 @@ def _lay_out(
             layer_stride, layer_rate = row.stride, 1
             current_stride *= row.stride
         out = make_divisible(row.out * widen, divisible_by, min_depth)
-        inner, expand_parts, project_parts = channels, (), ()  # type: ignore[var-annotated]
+        inner = channels
+        expand_parts: Parts = ()
+        project_parts: Parts = ()
         if row.op == 'bottleneck':
             inner = make_divisible(channels * row.expand, row.divisible_by)
             if inner > channels:
@@ -282,7 +285,7 @@ def _steps(expands: bool) -> tuple[str, ...]:
     return ('expansion', *after) if expands else after
 
 
-def _split(number: int, option: str, channels: int, out: int, ways: int) -> tuple[tuple[int, int], ...]:
+def _split(number: int, option: str, channels: int, out: int, ways: int) -> Parts:
     """Slim's ``split_conv``: a plain convolution where a part would have fewer than 8 channels."""
     if ways == 1 or min(channels // ways, out // ways) < 8:
         return ((channels, out),)
@@ -310,7 +313,7 @@ def _end_points(layer: Layer) -> Iterator[EndPoint]:
         stride = layer.in_stride if step == 'expansion' else layer.out_stride
         return EndPoint(name, channels, stride, layer.name, step, start)
 
-    def parts(scope: str, splits: tuple[tuple[int, int], ...], step: str) -> Iterator[EndPoint]:
+    def parts(scope: str, splits: Parts, step: str) -> Iterator[EndPoint]:
         start = 0
         for i, (_, channels) in enumerate(splits if len(splits) > 1 else ()):
             yield point(f'{layer.name}/{scope}_part_{i}_output', channels, step, start)

@@ -19,7 +19,7 @@ from mmengine.runner import Runner
 
 from .checkpoint import find_resume_point, read_checkpoint, read_weights_only_everywhere
 from .errors import UserError
-from .options import apply_options
+from .options import load_config
 from .preflight import check_data
 
 #: What mmengine and the packages on it raise at a config that cannot be built.
@@ -178,18 +178,7 @@ def _hide_broken_torchvision() -> None:
 
 def _load(args: argparse.Namespace) -> Config:
     """Reads the config and merges what both command lines have in common."""
-    if not Path(args.config).is_file():
-        raise UserError(f'the config {args.config} does not exist')
-    try:
-        cfg = Config.fromfile(args.config)
-    except (SyntaxError, NameError, KeyError, TypeError, ValueError, OSError, ImportError) as error:
-        raise UserError(
-            f'the config {args.config} cannot be read: {type(error).__name__}: {_message(error)}'
-        ) from error
-    for part in ('model', 'train_dataloader', 'test_dataloader'):
-        if part not in cfg:
-            raise UserError(f'{args.config} is not a complete config: it has no {part}')
-    apply_options(cfg, args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     cfg.work_dir = (
         args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))

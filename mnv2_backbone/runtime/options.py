@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -31,6 +32,34 @@ _READ_LATER = {
 
 #: Parts of a run that a config may leave out and an option may add to.
 _MAY_BE_ADDED = {('optim_wrapper', 'clip_grad'), ('optim_wrapper', 'paramwise_cfg')}
+
+
+def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
+    """Reads a config file and merges options into it.
+
+    Args:
+        path: The file.
+        options: As for :func:`apply_options`.
+
+    Returns:
+        The config.
+
+    Raises:
+        UserError: The file is missing, broken or no complete config, or an option does not fit.
+    """
+    if not Path(path).is_file():
+        raise UserError(f'the config {path} does not exist')
+    try:
+        cfg = Config.fromfile(path)
+    except (SyntaxError, NameError, KeyError, TypeError, ValueError, OSError, ImportError) as error:
+        raise UserError(
+            f'the config {path} cannot be read: {type(error).__name__}: {error}'
+        ) from error
+    for part in ('model', 'train_dataloader', 'test_dataloader'):
+        if part not in cfg:
+            raise UserError(f'{path} is not a complete config: it has no {part}')
+    apply_options(cfg, options)
+    return cfg
 
 
 def apply_options(cfg: Config, options: Mapping[str, Any] | None) -> None:

@@ -1,0 +1,171 @@
+"""Prints the network of a config: its plan layer by layer, its totals, and the published ones beside them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.model.utils import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from rich.console import Console
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from mnv2_backbone import Classifier, MobileNetV2, make_plan
+from mnv2_backbone.runtime.errors import UserError
+from mnv2_backbone.runtime.options import load_config
+from mnv2_backbone.summary import (
+    CLASSIFIERS,
+    NETWORKS,
+    TABLE_3,
+    TABLE_3_SIZES,
+    TABLE_4,
+    largest_tensors,
+    layer_costs,
+)
+
+
+def main() -> None:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='the config file')
+    parser.add_argument(
+        '--size', type=int, nargs=2, metavar=('H', 'W'), help="input size; the config's own by default"
+    )
+    parser.add_argument(
+        '--compare', action='store_true', help="add the paper's tables 3 and 4 beside ours"
+    )
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+    args = parser.parse_args()
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    try:
+        cfg = load_config(args.config, args.cfg_options)
+        height, width = args.size or input_size(cfg)
+        init_default_scope(cfg.get('default_scope', 'mmengine'))
+        model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
+        backbone = next((m for m in model.modules() if isinstance(m, MobileNetV2)), None)
+        if backbone is None:
+            raise UserError(f'{args.config}: its model has no mnv2_backbone.MobileNetV2')
+    except (UserError, ValueError, KeyError, TypeError) as error:
+        sys.exit(f'error: {error}')
+    console.print(plan_table(backbone, height, width))
+    console.print(totals_table(model, backbone, height, width))
+    if args.compare:
+        console.print(*comparison_tables(backbone))
+
+
+def input_size(cfg: Config) -> tuple[int, int]:
+    """(height, width) that a config trains on: the last ``Resize`` or ``RandomCrop`` of its pipeline."""
+    preprocessor = cfg.model.get('data_preprocessor') or {}
+    if preprocessor.get('size'):
+        return tuple(preprocessor['size'])
+    for step in reversed(cfg.get('train_pipeline', [])):
+        if 'crop_size' in step and not isinstance(step['crop_size'], float):
+            return tuple(step['crop_size'])
+        if step['type'].endswith('Resize') and 'scale' in step:
+            return tuple(reversed(step['scale']))
+    return 320, 320
+
+
+def plan_table(backbone: MobileNetV2, height: int, width: int) -> Table:
+    """The layers of the backbone at an input size."""
+    table = Table(title=f'{type(backbone).__name__}, {height}x{width}, padding {backbone.plan.padding}')
+    table.add_column('layer')
+    table.add_column('operator')
+    for name in ('stride', 'rate', 'channels', 'size', 'field', 'parameters', 'multiply-adds'):
+        table.add_column(name, justify='right')
+    outputs = {point.layer: point.name for point in backbone.plan.outputs}
+    for cost in layer_costs(backbone.plan, height, width):
+        layer = cost.layer
+        operator = f'conv {layer.kernel}x{layer.kernel}'
+        channels = f'{layer.in_channels} > {layer.out_channels}'
+        if layer.op == 'bottleneck':
+            operator = f'bottleneck {layer.kernel}x{layer.kernel}' + (' +' if layer.residual else '')
+            channels = f'{layer.in_channels} > {layer.expanded_channels} > {layer.out_channels}'
+            if layer.steps[-1] != 'output':
+                operator = f'bottleneck, only its {layer.steps[-1]}'
+                channels = f'{layer.in_channels} > {layer.expanded_channels}'
+        table.add_row(
+            layer.name,
+            operator,
+            str(layer.stride),
+            str(layer.rate),
+            channels,
+            f'{cost.height}x{cost.width}',
+            str(cost.receptive_field),
+            f'{cost.params:,}',
+            f'{cost.madds:,}',
+            style='bold' if layer.name in outputs else None,
+        )
+    table.caption = 'outputs: ' + ', '.join(
+        f'{point.name} ({point.channels} channels, stride {point.stride})' for point in backbone.plan.outputs
+    )
+    return table
+
+
+def totals_table(model: torch.nn.Module, backbone: MobileNetV2, height: int, width: int) -> Table:
+    """Parameters and multiply-adds of the whole, with what was published of it."""
+    table = Table(title='totals')
+    table.add_column('network')
+    table.add_column('parameters (M)', justify='right')
+    table.add_column('multiply-adds (M)', justify='right')
+    table.add_column('source')
+    if model is not backbone:
+        table.add_row(f'this model, {height}x{width}', *_counts(model, height, width), 'counted')
+    table.add_row(f'its backbone, {height}x{width}', *_counts(backbone, height, width), 'counted')
+    room = type(model).__module__.split('.')[-1]
+    if room == 'segmentors' or 'DeepLab' in type(getattr(model, 'decode_head', None)).__name__:
+        room = 'deeplab'
+    if room in NETWORKS:
+        published = NETWORKS[room]
+        table.add_row(published.name, f'{published.params}', f'{published.madds:g}', published.source)
+    width_factor = backbone.widen_factor
+    if width_factor in CLASSIFIERS:
+        classifier = Classifier(widen_factor=width_factor, finegrain=True).eval()
+        table.add_row(
+            f'ImageNet classifier of width {width_factor}, 224x224', *_counts(classifier, 224, 224), 'counted'
+        )
+        published = CLASSIFIERS[width_factor]
+        params = f'{published.params}' if published.params else ''
+        table.add_row(f'{published.name}, 224x224', params, f'{published.madds:g}', published.source)
+    return table
+
+
+def comparison_tables(backbone: MobileNetV2) -> list[Table]:
+    """The paper's tables 3 and 4 with this backbone's row in front."""
+    width = backbone.widen_factor
+    memory = Table(title='channels / kB of the largest tensor between layers at 224x224, 16 bit (table 3)')
+    memory.add_column('network')
+    for size in TABLE_3_SIZES:
+        memory.add_column(f'{size}x{size}', justify='right')
+    memory.add_column('largest, kB', justify='right')
+    found = largest_tensors(make_plan(widen_factor=width, finegrain=True, out_indices='layer_19'))
+    cells = [f'{found[size][0]}/{found[size][1] / 1024:.0f}' for size in TABLE_3_SIZES]
+    most = max(size for side, (_, size) in found.items() if side < 112) / 1024
+    memory.add_row(f'ours, width {width}, counted', *cells, f'{most:.0f}', style='bold')
+    memory.caption = 'the largest is without 112x112, as in the paper: those maps can be made piece by piece'
+    for name, row, largest in TABLE_3:
+        memory.add_row(name, *row, largest)
+
+    accuracy = Table(title='ImageNet at 224x224 (table 4)')
+    accuracy.add_column('network')
+    for name in ('top-1 %', 'parameters (M)', 'multiply-adds (M)', 'Pixel 1 CPU, ms'):
+        accuracy.add_column(name, justify='right')
+    classifier = Classifier(widen_factor=width, finegrain=True).eval()
+    accuracy.add_row(f'ours, width {width}, counted', '', *_counts(classifier, 224, 224), '', style='bold')
+    for name, top1, params, madds, ms in TABLE_4:
+        accuracy.add_row(name, f'{top1}', f'{params}', f'{madds:g}', f'{ms or ""}')
+    return [memory, accuracy]
+
+
+def _counts(model: torch.nn.Module, height: int, width: int) -> tuple[str, str]:
+    with FlopCounterMode(display=False) as flops, torch.no_grad():
+        model(torch.zeros(1, 3, height, width))
+    params = sum(p.numel() for p in model.parameters())
+    return f'{params / 1e6:.3f}', f'{flops.get_total_flops() / 2e6:.1f}'
+
+
+if __name__ == '__main__':
+    main()

@@ -1,26 +1,54 @@
-"""Converts weights from elsewhere into a checkpoint of this package."""
+"""Converts MobileNetV2 weights from elsewhere into a checkpoint of this package."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+import sys
 
-import numpy as np
-import torch
+from mnv2_backbone.runtime.errors import UserError
+from mnv2_backbone.weights.convert import FORMATS, read, save
+from mnv2_backbone.weights.layout import PARTS
 
-from mnv2_backbone.weights.slim import from_slim
 
-
-def main() -> None:
-    """Runs the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('src', type=Path, help='slim variables by TensorFlow name (.npz)')
-    parser.add_argument('dst', type=Path, help='checkpoint to write (.pth)')
+def main() -> int:
+    """Runs the command line; returns the exit status (2: the user has to change something)."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog='Formats, told by content: ' + ', '.join(f.name for f in FORMATS)
+    )
+    parser.add_argument('src', help='the weights: a file, or a folder where the format has several files')
+    parser.add_argument('dst', help='checkpoint to write (.pth)')
+    parser.add_argument(
+        '--only', nargs='+', choices=PARTS, default=(), help='keep these parts and leave out all others'
+    )
+    parser.add_argument(
+        '--classes',
+        choices=('all', 'coco'),
+        default='all',
+        help="of a detector: all as they are, or the 80 used of COCO's 90 ids",
+    )
     args = parser.parse_args()
-    state = from_slim(np.load(args.src))
-    torch.save(dict(state_dict=state), args.dst)
-    print(f'{len(state)} tensors written to {args.dst}')
+    try:
+        converted = read(args.src, only=args.only, classes=args.classes)
+        save(converted, args.dst)
+    except UserError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    state, meta = converted.state_dict, converted.meta
+    parts = [part for part in PARTS if any(key.startswith(f'{part}.') for key in state)]
+    print(f'{meta["format"]}: {len(state)} tensors of {", ".join(parts)}')
+    options = meta.get('backbone')
+    if options is not None:
+        listed = ', '.join(f'{name}={value!r}' for name, value in options.items())
+        print(f'for MobileNetV2({listed})')
+    elif 'backbone' in parts:
+        print('channels of no width of the standard table: set the spec to match')
+    if 'num_classes' in meta:
+        print(f'detector of {meta["num_classes"]} classes and the background')
+    if meta['folded']:
+        print('norms were folded: train with norm_eval=True, or measure their statistics first')
+    print(f'written to {args.dst}')
+    return 0
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

@@ -1,4 +1,8 @@
-"""TF-slim variables, by their TensorFlow names (``MobilenetV2/expanded_conv_3/expand/weights``)."""
+"""TF-slim variables, by their TensorFlow names (``MobilenetV2/expanded_conv_3/expand/weights``).
+
+The common tongue of everything that comes from TensorFlow: graphs, ``.tflite`` and Keras files are first
+brought to these names and TensorFlow's layout, and from there to ours, here and nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,8 @@ import torch
 from torch import Tensor
 
 from ..spec import V2_DEF, Row
+from .detector import to_mm_order
+from .imported import Imported
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -23,7 +29,26 @@ LEAVES = {
     'BatchNorm/moving_mean': 'bn.running_mean',
     'BatchNorm/moving_variance': 'bn.running_var',
 }
-LOGITS = 'Logits/Conv2d_1c_1x1/'
+LOGITS_SCOPE = 'MobilenetV2/Logits/Conv2d_1c_1x1'
+#: Scopes beside the layers of the backbone, and our modules. Those that end in ``.`` hold a convolution
+#: with its norm, the others a plain convolution.
+HEADS = {
+    LOGITS_SCOPE: r'head.logits',
+    r'MobilenetV2/layer_19_1_Conv2d_(\d+)_1x1_\d+': r'neck.extra_layers.\1.0.',
+    r'MobilenetV2/layer_19_2_Conv2d_(\d+)_3x3_s2_\d+_depthwise': r'neck.extra_layers.\1.1.',
+    r'MobilenetV2/layer_19_2_Conv2d_(\d+)_3x3_s2_\d+': r'neck.extra_layers.\1.2.',
+    r'BoxPredictor_(\d+)/ClassPredictor_depthwise': r'bbox_head.cls_convs.\1.0.',
+    r'BoxPredictor_(\d+)/ClassPredictor': r'bbox_head.cls_convs.\1.1',
+    r'BoxPredictor_(\d+)/BoxEncodingPredictor_depthwise': r'bbox_head.reg_convs.\1.0.',
+    r'BoxPredictor_(\d+)/BoxEncodingPredictor': r'bbox_head.reg_convs.\1.1',
+    r'image_pooling': r'decode_head.image_pool.',
+    r'aspp0': r'decode_head.aspp0.',
+    r'concat_projection': r'decode_head.project.',
+    r'logits/semantic': r'decode_head.conv_seg',
+}
+#: What a training run keeps beside the variables.
+_STATE = re.compile(r'(^|/)(global_step|Momentum|RMSProp(_1)?|Adam(_1)?)$')
+_AVERAGE = '/ExponentialMovingAverage'
 
 
 def to_torch_layout(name: str, array: np.ndarray) -> Tensor:
@@ -32,7 +57,7 @@ def to_torch_layout(name: str, array: np.ndarray) -> Tensor:
         array = array.transpose(2, 3, 0, 1)
     elif array.ndim == 4:
         array = array.transpose(3, 2, 0, 1)
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+    return torch.from_numpy(np.array(array, dtype=np.float32, order='C'))
 
 
 def backbone_scopes(spec: tuple[Row, ...] = V2_DEF) -> dict[str, str]:
@@ -46,38 +71,55 @@ def backbone_scopes(spec: tuple[Row, ...] = V2_DEF) -> dict[str, str]:
     return scopes
 
 
-def from_slim(variables: Arrays, spec: tuple[Row, ...] = V2_DEF) -> dict[str, Tensor]:
-    """Converts slim's MobileNetV2, with or without its classifier.
+def from_slim(variables: Arrays, spec: tuple[Row, ...] = V2_DEF) -> Imported:
+    """Converts slim's MobileNetV2 with its classifier, the SSDLite detector, or the DeepLab segmenter.
 
     Args:
-        variables: Every variable under its TensorFlow name, in TensorFlow's layout; what a training run
-            keeps besides (``global_step``, averages, momenta) is left out.
+        variables: Every variable under its TensorFlow name, in TensorFlow's layout. Where a training run
+            keeps moving averages they are taken, as TensorFlow's own evaluation does; what else it keeps
+            (``global_step``, momenta) is left out.
         spec: The layer table, which gives the layers their numbers.
 
     Returns:
-        State dict with ``backbone.*`` and, where there are logits, ``head.*``.
-
-    Raises:
-        ValueError: A name does not belong to MobileNetV2.
+        The tensors under our keys, the detector's scores and box codes in our order, and the names that
+        belong to none of these networks.
     """
+    averages = {name.removesuffix(_AVERAGE): x for name, x in variables.items() if name.endswith(_AVERAGE)}
+    plain = {
+        name: averages.get(name, array)
+        for name, array in variables.items()
+        if not name.endswith(_AVERAGE) and not _STATE.search(name)
+    }
     scopes = backbone_scopes(spec)
-    state = {}
-    for name, array in variables.items():
-        if re.search(r'(global_step|ExponentialMovingAverage|Momentum|RMSProp(_1)?|Adam(_1)?)$', name):
-            continue
-        state[_key(name, scopes)] = to_torch_layout(name, array)
-    return state
+    found = Imported()
+    for name, array in plain.items():
+        key = _key(name, scopes)
+        if key is None:
+            found.unknown.append(name)
+        else:
+            found.state[key] = to_torch_layout(name, array)
+    found.state = to_mm_order(found.state)
+    return found
 
 
-def _key(name: str, scopes: Mapping[str, str]) -> str:
-    _, found, path = name.partition('MobilenetV2/')
-    if found and path.startswith(LOGITS):
-        return f'head.logits.{"weight" if path.endswith("weights") else "bias"}'
-    scope, _, rest = path.partition('/')
-    step, leaf = '', rest
-    if scope.startswith('expanded_conv'):
-        step, _, leaf = rest.partition('/')
-        step = re.sub(r'_part_(\d+)$', r'.\1', step) + '.'  # slim's split_conv
-    if scope not in scopes or leaf not in LEAVES:
-        raise ValueError(f'{name!r} is not a variable of MobileNetV2 with {len(scopes)} layers')
-    return f'backbone.{scopes[scope]}.{step}{LEAVES[leaf]}'
+def _key(name: str, scopes: Mapping[str, str]) -> str | None:
+    """Our key of a variable, or None if it has no place in our networks."""
+    leaf = next((leaf for leaf in LEAVES if name.endswith(f'/{leaf}')), None)
+    if leaf is None:
+        return None
+    scope = name.removesuffix(f'/{leaf}')
+    scope = scope[scope.index('MobilenetV2/') :] if 'MobilenetV2/' in scope else scope
+    for pattern, module in HEADS.items():
+        match = re.fullmatch(pattern, scope)
+        if match:
+            module = match.expand(module)
+            if module.startswith('neck.'):  # TensorFlow counts the extra maps from 2
+                module = re.sub(r'\d+', lambda number: str(int(number[0]) - 2), module, count=1)
+            if module.endswith('.'):
+                return module + LEAVES[leaf]
+            return {'weights': f'{module}.weight', 'biases': f'{module}.bias'}.get(leaf)
+    layer, _, step = scope.removeprefix('MobilenetV2/').partition('/')
+    if layer not in scopes:
+        return None
+    step = re.sub(r'_part_(\d+)$', r'.\1', step)  # slim's split_conv
+    return '.'.join(part for part in ('backbone', scopes[layer], step, LEAVES[leaf]) if part)

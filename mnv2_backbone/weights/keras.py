@@ -1,0 +1,81 @@
+"""Keras's ``applications.MobileNetV2``: weights in ``.h5``, and its layers' names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .imported import Imported, WeightsError, need
+from .slim import LOGITS_SCOPE, from_slim
+
+_LEAVES = {
+    'kernel': 'weights',
+    'depthwise_kernel': 'depthwise_weights',
+    'gamma': 'BatchNorm/gamma',
+    'beta': 'BatchNorm/beta',
+    'moving_mean': 'BatchNorm/moving_mean',
+    'moving_variance': 'BatchNorm/moving_variance',
+}
+#: Keras's layers and slim's scopes.
+_LAYERS = {
+    r'(bn_)?Conv1': 'Conv',
+    r'Conv_1(_bn)?': 'Conv_1',
+    r'expanded_conv_(depthwise|project)(?:_BN)?': r'expanded_conv/\1',
+    r'block_(\d+)_(expand|depthwise|project)(?:_BN)?': r'expanded_conv_\1/\2',
+}
+#: The classifier's name in the versions of Keras.
+_LOGITS = ('Logits', 'predictions')
+
+
+def read_keras(path: Path) -> Imported:
+    """Reads a model or its weights.
+
+    Args:
+        path: HDF5 as ``model.save`` or ``model.save_weights`` of Keras 1 and 2 write it.
+
+    Raises:
+        WeightsError: h5py is not installed, or the file holds no weights.
+    """
+    h5py = need('h5py', 'h5py', 'Keras files (.h5)')
+    arrays: dict[str, np.ndarray] = {}
+
+    def collect(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = item[()]
+
+    with h5py.File(path) as file:
+        root = file.get('model_weights', file)
+        root.visititems(collect)
+    if not arrays:
+        raise WeightsError('there are no weights in this file')
+    return from_keras(arrays)
+
+
+def from_keras(arrays: Mapping[str, np.ndarray]) -> Imported:
+    """Converts the weights of Keras's MobileNetV2, alone or inside a larger model.
+
+    Args:
+        arrays: By path, of which the last two parts count: ``.../block_3_expand/kernel:0``.
+
+    Returns:
+        The weights in our layout; layers that Keras's MobileNetV2 does not have are unknown.
+    """
+    variables: dict[str, np.ndarray] = {}
+    for name, array in arrays.items():
+        layer, leaf = name.partition(':')[0].split('/')[-2:]
+        if layer in _LOGITS and leaf in ('kernel', 'bias'):
+            weights = leaf == 'kernel'
+            variables[f'{LOGITS_SCOPE}/{"weights" if weights else "biases"}'] = (
+                array[None, None] if weights else array
+            )
+            continue
+        scope = next(
+            (m.expand(to) for pattern, to in _LAYERS.items() if (m := re.fullmatch(pattern, layer))), None
+        )
+        known = scope is not None and leaf in _LEAVES
+        variables[f'MobilenetV2/{scope}/{_LEAVES[leaf]}' if known else name] = array
+    return from_slim(variables)

@@ -1,0 +1,110 @@
+"""Puts weights into a network, all of them or none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..spec import Plan, make_plan
+from .imported import WeightsError, listing
+from .layout import find_options
+
+
+def load_into(
+    module: nn.Module,
+    state_dict: Mapping[str, Tensor],
+    *,
+    prefix: str = '',
+    allow_missing: Sequence[str] = (),
+    allow_left_over: Sequence[str] = (),
+) -> None:
+    """Loads weights, and refuses to load a part of them by accident.
+
+    Args:
+        module: The network, or a part of one.
+        state_dict: The weights by key.
+        prefix: What the keys have before the module's own (``'backbone.'``); others are not looked at.
+        allow_missing: Parts of the module, by name (``'bbox_head'``), that the weights may lack; they
+            keep the values they have.
+        allow_left_over: Parts that the weights may have and the module not.
+
+    Raises:
+        WeightsError: Tensors are missing, left over or of the wrong shape; the message lists them. The
+            module is as it was.
+    """
+    given = {
+        key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)
+    }
+    own = module.state_dict()
+    missing = [
+        key
+        for key in own
+        if key not in given and not key.endswith('num_batches_tracked') and not _within(key, allow_missing)
+    ]
+    left_over = [key for key in given if key not in own and not _within(key, allow_left_over)]
+    wrong = {
+        key: f'{key} {tuple(given[key].shape)}, not {tuple(own[key].shape)}'
+        for key in own
+        if key in given and given[key].shape != own[key].shape
+    }
+    if missing or left_over or wrong:
+        problems = (
+            ('missing', missing),
+            ('left over', left_over),
+            ('of the wrong shape', list(wrong.values())),
+        )
+        lines = [f'{len(names)} {what}: {listing(names)}' for what, names in problems if names]
+        hint = _hint(module, state_dict) if wrong or not set(own) & set(given) else ''
+        raise WeightsError('\n  '.join([f'the weights do not fit {type(module).__name__}{hint}', *lines]))
+    with torch.no_grad():
+        for key, value in given.items():
+            if key in own:
+                own[key].copy_(value)
+
+
+def load_backbone(backbone: nn.Module, state_dict: Mapping[str, Tensor], *, prefix: str = 'backbone.') -> None:
+    """Loads weights into a :class:`mnv2_backbone.MobileNetV2`; :func:`load_into` tells the errors.
+
+    Args:
+        backbone: It may end before the weights do: what is not built is left out.
+        state_dict: The weights by key, of a backbone alone (without ``prefix``) or of a larger network.
+        prefix: What the backbone's keys begin with.
+    """
+    prefix = prefix if any(key.startswith(prefix) for key in state_dict) else ''
+    plan: Plan = backbone.plan
+    built, last = {layer.name for layer in plan.layers}, plan.layers[-1]
+    keys = [key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)]
+    number = int(last.name.removeprefix('layer_'))
+    beyond = {
+        key.partition('.')[0]
+        for key in keys
+        if key.startswith('layer_') and int(key.partition('.')[0].removeprefix('layer_')) > number
+    }
+    steps = {'expand': 'expansion', 'depthwise': 'depthwise', 'project': 'projection'}
+    cut = [f'{last.name}.{part}' for part, step in steps.items() if step not in last.steps]
+    load_into(backbone, state_dict, prefix=prefix, allow_left_over=[*beyond - built, *cut])
+
+
+def _within(key: str, parts: Sequence[str]) -> bool:
+    return any(key == part or key.startswith(f'{part.rstrip(".")}.') for part in parts)
+
+
+def _hint(module: nn.Module, state_dict: Mapping[str, Tensor]) -> str:
+    """Whether the widths differ, as a part of a message."""
+    keys = [key for key in state_dict if key.endswith('layer_1.conv.weight')]
+    if not keys:
+        return ': they are not in the layout of this package; tools/convert_weights.py converts them'
+    prefix = keys[0].removesuffix('layer_1.conv.weight')
+    options = find_options(
+        {f'backbone.{k.removeprefix(prefix)}': v for k, v in state_dict.items() if k.startswith(prefix)}
+    )
+    backbone = getattr(module, 'backbone', module)
+    if options is None or not isinstance(getattr(backbone, 'plan', None), Plan):
+        return ''
+    theirs = make_plan(out_indices='layer_19', **options)
+    if theirs.layers[: len(backbone.plan.layers) - 1] == backbone.plan.layers[:-1]:
+        return ''
+    width = options.get('widen_factor', 1.0)
+    return f': they are of widen_factor={width}, the network has {getattr(backbone, "widen_factor", "another")}'

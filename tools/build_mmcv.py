@@ -277,7 +277,7 @@ def excerpt(log: Path, length: int = 30) -> list[str]:
     lines = log.read_text(encoding='utf-8', errors='replace').splitlines()
     first = next((i for i, line in enumerate(lines) if re.search(r'\berror: ', line)), len(lines))
     start = max(0, min(first - 5, len(lines) - length))
-    return [line[:400] for line in lines[start:start + length]]
+    return [line[:200] for line in lines[start:start + length]]
 
 
 def build(requirement: str, folder: Path, operators: str, jobs: int) -> Path:

@@ -1,0 +1,30 @@
+"""DeepLab's recipe: SGD, polynomial decay of the learning rate, decay of full and 1x1 convolutions only.
+
+The original counts 30000 iterations of 16 pictures; these are so many epochs of VOC12 + SBD. Epochs, because
+only then a run that was interrupted goes on exactly.
+"""
+
+max_epochs = 46
+
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=2)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='SGD', lr=0.007, momentum=0.9, weight_decay=4e-5),
+    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, dwconv_decay_mult=0.0),
+)
+param_scheduler = [
+    dict(
+        type='PolyLR',
+        power=0.9,
+        eta_min=0.0,
+        begin=0,
+        end=max_epochs,
+        by_epoch=True,
+        convert_to_iter_based=True,
+    )
+]
+# The learning rate is for 16 pictures in all; --auto-scale-lr fits it to what there is.
+auto_scale_lr = dict(enable=False, base_batch_size=16)

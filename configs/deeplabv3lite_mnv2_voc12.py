@@ -1,0 +1,11 @@
+"""DeepLabv3-lite-MobileNetV2 for those who have VOC 2012 alone, without SBD: trained on train, tested on val.
+
+    python tools/train.py configs/deeplabv3lite_mnv2_voc12.py
+"""
+
+_base_ = [
+    './_base_/models/deeplabv3lite_mnv2.py',
+    './_base_/datasets/voc12.py',
+    './_base_/schedules/deeplab_poly.py',
+    './_base_/seg_runtime.py',
+]

@@ -1,0 +1,12 @@
+"""Google's DeepLabv3-MobileNetV2 as it was trained: output stride 8, SAME padding, pictures padded to 513x513.
+
+    python tools/test.py configs/deeplabv3lite_mnv2_voc_tf.py mnv2://deeplabv3-voc
+"""
+
+_base_ = './deeplabv3lite_mnv2_voc12.py'
+model = dict(
+    # The checkpoint holds the whole network.
+    backbone=dict(output_stride=8, padding='same', init_cfg=None),
+    # What the original fine-tunes with.
+    decode_head=dict(norm_cfg=dict(momentum=0.0003)),
+)

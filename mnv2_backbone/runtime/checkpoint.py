@@ -126,7 +126,6 @@ def read_weights_only_everywhere() -> None:
     """
     os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
-    allow_mmengine_checkpoints()
     CheckpointLoader.register_scheme('', load_from_weights_only, force=True)
 
 

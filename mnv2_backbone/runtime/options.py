@@ -30,9 +30,6 @@ _READ_LATER = {
     'tta_pipeline',
 }
 
-#: Parts of a run that a config may leave out and an option may add to.
-_MAY_BE_ADDED = {('optim_wrapper', 'clip_grad'), ('optim_wrapper', 'paramwise_cfg')}
-
 
 def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
     """Reads a config file and merges options into it.
@@ -108,7 +105,7 @@ def _check_key(cfg: Config, key: str) -> None:
         return
     node: Any = cfg._cfg_dict
     for depth, part in enumerate(parts[:-1]):
-        if tuple(parts[: depth + 1]) in _MAY_BE_ADDED and node.get(part) is None:
+        if isinstance(node, dict) and node.get(part) is None and _is_dict_by_habit(part):
             node[part] = {}
         node = _child(node, part, key, '.'.join(parts[:depth]))
     if not isinstance(node, (Mapping, list, tuple)):
@@ -117,6 +114,11 @@ def _check_key(cfg: Config, key: str) -> None:
         )
     if isinstance(node, (list, tuple)):
         _child(node, parts[-1], key, '.'.join(parts[:-1]))
+
+
+def _is_dict_by_habit(name: str) -> bool:
+    """Whether mm configs leave ``name`` out or None where they could have a dict, such as init_cfg."""
+    return name.endswith(('_cfg', '_args')) or name in ('clip_grad', 'metainfo')
 
 
 def _child(node: Any, part: str, key: str, where: str) -> Any:

@@ -15,14 +15,15 @@ from mmengine.registry import DATASETS
 from .errors import UserError
 
 _SET_ROOT = 'point at your copy with --cfg-options data_root=FOLDER'
-_GET_COCO = (
-    'COCO comes from https://cocodataset.org (train2017.zip, val2017.zip, annotations_trainval2017.zip, unpacked side by '
-    f'side); {_SET_ROOT}'
-)
-_GET_VOC = (
-    'Pascal VOC comes from http://host.robots.ox.ac.uk/pascal/VOC (unpacked, with VOC2007 and VOC2012 in VOCdevkit); '
-    f'{_SET_ROOT}'
-)
+
+#: Where the data comes from, by a part of its folder's name.
+_SOURCES = {
+    'coco': 'get train2017.zip, val2017.zip and annotations_trainval2017.zip from '
+    'https://cocodataset.org and unpack them side by side, or',
+    'voc': 'get the VOCtrainval and VOCtest archives from http://host.robots.ox.ac.uk/pascal/VOC and '
+    'unpack them side by side, or',
+    'toy': 'python tools/make_toy_dataset.py FOLDER writes the embedded data set;',
+}
 
 #: Parts of a model whose ``num_classes`` counts the classes of the data set.
 _HEADS = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
@@ -44,27 +45,34 @@ def check_data(cfg: Config, splits: Iterable[str]) -> None:
     Raises:
         UserError: Something is missing or does not fit; names the config key, the path and a way out.
     """
-    seen: set[str] = set()
+    counts: dict[str, int | None] = {}  # by data set: validation and test mostly use the same
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
         if loader is None:
             continue
+        images: list[int | None] = []
         for key, dataset in _leaves(f'{split}_dataloader.dataset', loader['dataset']):
             kind = _dataset_class(key, dataset, cfg.get('default_scope'))
-            # Validation and test mostly use the same data: look once.
-            identity = repr(
-                [
-                    dataset.get(name)
-                    for name in ('type', 'data_root', 'ann_file', 'data_prefix', 'metainfo')
-                ]
-            )
-            if identity not in seen:
-                seen.add(identity)
-                _check_dataset(key, dataset, kind)
+            parts = ('type', 'data_root', 'ann_file', 'data_prefix', 'metainfo')
+            identity = repr([dataset.get(part) for part in parts])
+            if identity not in counts:
+                counts[identity] = _check_dataset(key, dataset, kind)
+            images.append(counts[identity])
             classes = _classes(key, dataset, kind)
             if classes is not None:
                 _check_num_classes(cfg.get('model'), 'model', len(classes), key)
+        _check_batch(split, loader, images)
         _check_evaluators(cfg, split)
+
+
+def _check_batch(split: str, loader: Mapping, images: Sequence[int | None]) -> None:
+    known = [count for count in images if count is not None]
+    batch = loader.get('batch_size', 1) * int(os.environ.get('WORLD_SIZE', 1))
+    if loader.get('drop_last') and known == list(images) and sum(known) < batch:
+        raise UserError(
+            f'{split}_dataloader: {sum(known)} images do not fill one batch of {batch} and drop_last=True '
+            f'drops what is left; set {split}_dataloader.batch_size or {split}_dataloader.drop_last=False'
+        )
 
 
 def _leaves(key: str, dataset: Mapping) -> Iterator[tuple[str, Mapping]]:
@@ -94,19 +102,24 @@ def _family(kind: type) -> str:
     return 'coco' if 'CocoDataset' in names else 'voc' if 'XMLDataset' in names else 'other'
 
 
+def _hint(path: Path) -> str:
+    sources = [text for name, text in _SOURCES.items() if name in str(path).lower()]
+    return ' '.join([*sources[:1], _SET_ROOT])
+
+
 def _is_remote(dataset: Mapping) -> bool:
     backend = dataset.get('backend_args') or {}
     return backend.get('backend', 'local') != 'local' or '://' in str(dataset.get('data_root'))
 
 
-def _check_dataset(key: str, dataset: Mapping, kind: type) -> None:
+def _check_dataset(key: str, dataset: Mapping, kind: type) -> int | None:
+    """Returns how many images the data set lists, where its layout is known."""
     if _is_remote(dataset):
-        return
+        return None
     family = _family(kind)
-    hint = {'coco': _GET_COCO, 'voc': _GET_VOC}.get(family, _SET_ROOT)
     root = Path(dataset.get('data_root') or '')
     if not root.is_dir():
-        raise UserError(f'{key}.data_root: the folder {root} does not exist; {hint}')
+        raise UserError(f'{key}.data_root: the folder {root} does not exist; {_hint(root)}')
     prefix = {
         name: root / path
         for name, path in (dataset.get('data_prefix') or {}).items()
@@ -114,23 +127,26 @@ def _check_dataset(key: str, dataset: Mapping, kind: type) -> None:
     }
     for name, folder in prefix.items():
         if not folder.is_dir():
-            raise UserError(f'{key}.data_prefix.{name}: the folder {folder} does not exist; {hint}')
+            raise UserError(
+                f'{key}.data_prefix.{name}: the folder {folder} does not exist; {_hint(root)}'
+            )
     ann_file = dataset.get('ann_file')
     if not isinstance(ann_file, str) or not ann_file:
-        return
+        return None
     path = root / ann_file
     if not path.exists():
-        raise UserError(f'{key}.ann_file: {path} does not exist; {hint}')
+        raise UserError(f'{key}.ann_file: {path} does not exist; {_hint(root)}')
     classes = _classes(key, dataset, kind)
     if family == 'coco':
-        _check_coco(key, path, prefix.get('img', root), classes)
-    elif family == 'voc':
+        return _check_coco(key, path, prefix.get('img', root), classes)
+    if family == 'voc':
         base = prefix.get('sub_data_root', root)
         folders = (
             base / dataset.get('img_subdir', 'JPEGImages'),
             base / dataset.get('ann_subdir', 'Annotations'),
         )
-        _check_voc(key, path, *folders, classes)
+        return _check_voc(key, path, *folders, classes)
+    return None
 
 
 def _classes(key: str, dataset: Mapping, kind: type) -> list[str] | None:
@@ -153,7 +169,7 @@ def _some(names: Iterable[str], limit: int = 5) -> str:
     )
 
 
-def _check_coco(key: str, path: Path, images: Path, classes: list[str] | None) -> None:
+def _check_coco(key: str, path: Path, images: Path, classes: list[str] | None) -> int:
     wanted = 'a COCO annotation file is JSON with the lists images, annotations and categories'
     try:
         content = json.loads(path.read_bytes())
@@ -180,11 +196,12 @@ def _check_coco(key: str, path: Path, images: Path, classes: list[str] | None) -
             'set metainfo=dict(classes=(...)) of the data set'
         )
     _check_exist(key, path, images, files)
+    return len(files)
 
 
 def _check_voc(
     key: str, path: Path, images: Path, annotations: Path, classes: list[str] | None
-) -> None:
+) -> int:
     try:
         names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
     except (UnicodeDecodeError, IsADirectoryError) as error:
@@ -195,7 +212,7 @@ def _check_voc(
         raise UserError(f'{key}.ann_file: {path} lists no images')
     for folder in (images, annotations):
         if not folder.is_dir():
-            raise UserError(f'{key}: the folder {folder} does not exist; {_GET_VOC}')
+            raise UserError(f'{key}: the folder {folder} does not exist; {_SET_ROOT}')
     _check_exist(key, path, annotations, [f'{name}.xml' for name in names])
     _check_exist(key, path, images, [f'{name}.jpg' for name in names])
     found: set[str] = set()
@@ -210,6 +227,7 @@ def _check_voc(
             f'{key}: none of the classes {_some(classes, 100)} is in {annotations}, which has {_some(sorted(found), 100)}; '
             'set metainfo=dict(classes=(...)) of the data set'
         )
+    return len(names)
 
 
 def _check_exist(key: str, listed_in: Path, folder: Path, files: Sequence[str]) -> None:

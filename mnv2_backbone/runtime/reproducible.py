@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import broadcast, get_rank
+from mmengine.dist import all_reduce_dict, broadcast, get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
@@ -76,7 +76,7 @@ class ReproducibleHook(Hook):
         UserError: A data set is repeated within an epoch: its copies would all be augmented alike.
     """
 
-    priority = 'VERY_HIGH'
+    priority = 'HIGHEST'  # before the hook that notes the losses
 
     def __init__(self) -> None:
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -123,3 +123,18 @@ class ReproducibleHook(Hook):
         random.seed(number)
         np.random.seed(number)
         torch.manual_seed(number)
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Sequence[dict] | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Makes the losses that are logged those of the whole batch: their mean over all processes."""
+        if outputs and get_world_size() > 1:
+            losses = {
+                name: value.detach() for name, value in outputs.items() if torch.is_tensor(value)
+            }
+            all_reduce_dict(losses, op='mean')
+            outputs.update(losses)

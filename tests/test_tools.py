@@ -1,0 +1,236 @@
+"""The command lines, run as a user types them: on the embedded data set, small and few."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip('mmdet', reason='training a detector needs MMDetection: pip install .[mm]')
+
+from mnv2_backbone.runtime import cli
+from mnv2_backbone.runtime.checkpoint import read_checkpoint
+from mnv2_backbone.toydata import write_toy_dataset
+
+ROOT = Path(__file__).parents[1]
+CONFIG = str(ROOT / 'configs/ssdlite_mnv2_demo.py')
+EPOCHS = 3
+BATCH = 4
+
+
+@pytest.fixture(scope='module')
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """13 training pictures, one of them cut off."""
+    folder = write_toy_dataset(tmp_path_factory.mktemp('data') / 'toy', train=13, val=4)
+    picture = folder / 'train/000003.jpg'
+    picture.write_bytes(picture.read_bytes()[:-2000])
+    return folder
+
+
+def options(toy: Path, **changes: object) -> list[str]:
+    """``--cfg-options`` that make the demo small."""
+    values = {
+        'data_root': toy,
+        'model.backbone.widen_factor': 0.35,
+        'train_dataloader.dataset.pipeline.5.scale': '(96,96)',
+        'val_dataloader.dataset.pipeline.1.scale': '(96,96)',
+        'test_dataloader.dataset.pipeline.1.scale': '(96,96)',
+        'train_dataloader.batch_size': BATCH,
+        'val_dataloader.num_workers': 0,
+        'val_dataloader.persistent_workers': False,
+        'test_dataloader.num_workers': 0,
+        'test_dataloader.persistent_workers': False,
+        'train_cfg.max_epochs': EPOCHS,
+        'train_cfg.val_interval': EPOCHS,
+        'param_scheduler.0.end': 4,
+        'param_scheduler.1.T_max': EPOCHS,
+        'param_scheduler.1.end': EPOCHS,
+        # Batches this small and a net this fresh multiply rounding errors; short steps keep them small.
+        'optim_wrapper.clip_grad.max_norm': 0.1,
+        'default_hooks.logger.interval': 1,
+        **{name.replace('__', '.'): value for name, value in changes.items()},
+    }
+    return ['--cfg-options', *(f'{name}={value}' for name, value in values.items())]
+
+
+NO_WORKERS = dict(
+    train_dataloader__num_workers=0,
+    train_dataloader__persistent_workers=False,
+)
+
+
+def environment() -> dict[str, str]:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']])
+    hidden = {name: value for name, value in os.environ.items() if not name.startswith('TORCH_FORCE')}
+    return {**hidden, 'PYTHONPATH': str(ROOT), 'PATH': path, 'OMP_NUM_THREADS': '1'}
+
+
+def call(*command: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Runs a tool; with ``check`` it has to succeed."""
+    line = [str(part) for part in command]
+    if line[0].endswith('.py'):
+        line.insert(0, sys.executable)
+    done = subprocess.run(
+        line, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0 or not check, done.stdout[-2000:] + done.stderr[-4000:]
+    return done
+
+
+def losses(work_dir: Path, run: int = -1) -> dict[int, float]:
+    """The logged loss of each iteration, of the n-th run in a folder."""
+    logs = sorted(work_dir.glob('2*/vis_data/scalars.json'))
+    lines = [json.loads(line) for line in logs[run].read_text().splitlines()]
+    return {line['step']: line['loss'] for line in lines if 'loss' in line}
+
+
+def same_weights(a: Path, b: Path, **tolerance: float) -> None:
+    a, b = (read_checkpoint(path)['state_dict'] for path in (a, b))
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], **tolerance, msg=lambda m, n=name: f'{n}: {m}')
+
+
+@pytest.fixture(scope='module')
+def run(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """An uninterrupted training with two workers: its folder and what it printed."""
+    work_dir = tmp_path_factory.mktemp('run')
+    done = call('tools/train.py', CONFIG, '--work-dir', work_dir, *options(toy))
+    return work_dir, done.stdout + done.stderr
+
+
+def test_training_reports_progress_and_skips_a_corrupt_image(run: tuple[Path, str]) -> None:
+    work_dir, output = run
+    assert 'eta: 0:' in output and 'Average Precision' in output
+    assert len(losses(work_dir)) == EPOCHS * (13 // BATCH)
+    assert output.count('skipped an unreadable image') == 1
+    assert '1 unreadable image(s) were skipped' in output
+    assert '000003.jpg' in (work_dir / 'skipped_images.txt').read_text()
+
+
+def test_killed_and_resumed_training_equals_an_uninterrupted_one(
+    run: tuple[Path, str], toy: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, 'tools/train.py', CONFIG, '--work-dir', str(tmp_path)]
+    # A generous iteration time to hit: the kill comes in the second epoch, after the first checkpoint.
+    process = subprocess.Popen(
+        [*command, *options(toy)],
+        env=environment(),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if 'Epoch(train) [2][1/3]' in line:
+            os.killpg(process.pid, signal.SIGKILL)
+            break
+    process.stdout.close()
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / 'epoch_2.pth').exists()
+    # What a kill amid saving leaves without a replacement in one step: a newer file that is not whole.
+    (tmp_path / 'epoch_2.pth').write_bytes((tmp_path / 'epoch_1.pth').read_bytes()[:-1000])
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_2.pth'))
+
+    time.sleep(1)  # logs are named by the second
+    call(*command[1:], '--resume', *options(toy, **NO_WORKERS))
+    whole, resumed = losses(run[0]), losses(tmp_path)
+    assert resumed == {step: loss for step, loss in whole.items() if step > 3}
+    same_weights(run[0] / f'epoch_{EPOCHS}.pth', tmp_path / f'epoch_{EPOCHS}.pth', rtol=0, atol=0)
+
+
+def test_two_processes_equal_one(run: tuple[Path, str], toy: Path, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    changes = dict(NO_WORKERS, train_dataloader__batch_size=BATCH // 2, train_cfg__max_epochs=1)
+    call(
+        'env', f'PORT={port}', 'tools/dist_train.sh', CONFIG, 2, '--work-dir', tmp_path,
+        *options(toy, **changes),
+    )  # fmt: skip
+    one, two = losses(run[0]), losses(tmp_path)
+    assert len(two) == 3
+    assert two == pytest.approx({step: one[step] for step in two}, rel=1e-3)
+    same_weights(run[0] / 'epoch_1.pth', tmp_path / 'epoch_1.pth', rtol=0, atol=2e-4)
+
+
+def test_testing_prints_the_table_and_saves_predictions(
+    run: tuple[Path, str], toy: Path, tmp_path: Path
+) -> None:
+    checkpoint = run[0] / f'epoch_{EPOCHS}.pth'
+    results, pictures = tmp_path / 'results.pkl', tmp_path / 'pictures'
+    done = call(
+        'tools/test.py', CONFIG, checkpoint, '--work-dir', tmp_path / 'work', '--out', results,
+        '--show-dir', pictures, *options(toy),
+    )  # fmt: skip
+    assert 'Average Precision' in done.stdout
+    assert len(pickle.loads(results.read_bytes())) == 4
+    assert len(list(pictures.glob('*.jpg'))) == 4
+    folder = tmp_path / 'coco'
+    call(
+        'tools/test.py', CONFIG, checkpoint, '--work-dir', tmp_path / 'work', '--tta',
+        '--out', folder, *options(toy, tta_pipeline__1__transforms__0__0__scale='(96,96)'),
+    )  # fmt: skip
+    assert {'image_id', 'bbox', 'score'} <= json.loads(
+        (folder / 'predictions.bbox.json').read_text()
+    )[0].keys()
+
+
+def test_mixed_precision_on_the_cpu_with_tensorboard(toy: Path, tmp_path: Path) -> None:
+    pytest.importorskip('tensorboard', reason='--tensorboard needs TensorBoard')
+    changes = dict(NO_WORKERS, train_cfg__max_epochs=1, train_cfg__val_interval=2)
+    call(
+        'tools/train.py', CONFIG, '--work-dir', tmp_path, '--amp', '--auto-scale-lr',
+        '--tensorboard', *options(toy, **changes),
+    )  # fmt: skip
+    assert len(losses(tmp_path)) == 3
+    assert list(tmp_path.glob('2*/vis_data/events.out.tfevents.*'))
+
+
+class Malicious:
+    """Runs a command when it is unpickled in the usual way."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple:
+        return os.system, (f'touch {self.proof}',)
+
+
+def test_a_checkpoint_cannot_run_code(toy: Path, tmp_path: Path) -> None:
+    proof, checkpoint = tmp_path / 'proof', tmp_path / 'stranger.pth'
+    torch.save({'state_dict': {}, 'meta': Malicious(proof)}, checkpoint)
+    tested = call('tools/test.py', CONFIG, checkpoint, *options(toy), check=False)
+    for done in (
+        tested,
+        call('tools/train.py', CONFIG, '--resume', checkpoint, *options(toy), check=False),
+        # Known only when the model is initialised.
+        call(
+            'tools/train.py', CONFIG, '--work-dir', tmp_path / 'work',
+            *options(
+                toy,
+                model__backbone__init_cfg__type='Pretrained',
+                model__backbone__init_cfg__checkpoint=checkpoint,
+            ),
+            check=False,
+        ),
+    ):  # fmt: skip
+        assert done.returncode == 2
+        assert not proof.exists()
+        errors = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
+        assert len(errors) == 1 and 'stranger.pth was refused' in errors[0]
+        assert 'Traceback' not in done.stderr
+    torch.load(checkpoint, weights_only=False)
+    assert proof.exists(), 'the file is harmless: the test shows nothing'

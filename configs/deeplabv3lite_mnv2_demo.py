@@ -10,3 +10,8 @@ _base_ = [
     './_base_/schedules/deeplab_poly.py',
     './_base_/seg_runtime.py',
 ]
+model = dict(
+    data_preprocessor=dict(size=(257, 257), test_cfg=dict(size=(257, 257))),
+    backbone=dict(init_cfg=None),
+    decode_head=dict(num_classes=9),
+)

@@ -100,7 +100,7 @@ class LiteHead(BaseDecodeHead):
             **kwargs,
         )
         self.output_stride = output_stride
-        if self.dropout is not None:  # TensorFlow drops single values, mmseg whole channels
+        if self.dropout_ratio > 0:  # TensorFlow drops single values, mmseg whole channels
             self.dropout = nn.Dropout(self.dropout_ratio)
 
     def _conv(self, inputs: int, outputs: int, **options: Any) -> ConvNormAct:

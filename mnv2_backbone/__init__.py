@@ -2,7 +2,9 @@
 
 from .backbone import SLIM_INIT, SLIM_NORM, SLIM_PARAMWISE, MobileNetV2
 from .classifier import Classifier
+from .runtime.checkpoint import allow_mmengine_checkpoints
 from .spec import V2_DEF, EndPoint, Plan, Row, feature_info, make_plan
+from .weights import scheme as _  # registers mnv2:// with mmengine
 
 __version__ = '0.1.0'
 
@@ -19,3 +21,6 @@ __all__ = [
     'feature_info',
     'make_plan',
 ]
+
+# Without it torch 2.6 and later refuse what mmengine saves: no resuming, no init_detector.
+allow_mmengine_checkpoints()

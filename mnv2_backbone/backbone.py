@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from mmengine.model import BaseModule
+from mmengine.runner.checkpoint import _load_checkpoint
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
@@ -13,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from .layers import ConvNormAct, InvertedResidual, resolve_act
 from .registry import MODELS
 from .spec import V2_DEF, Layer, OutIndex, Spec, make_plan
+from .weights.load import load_backbone
 
 #: slim's batch norm: decay 0.997, which is torch's momentum 0.003, and epsilon 0.001.
 SLIM_NORM = dict(type='BN', momentum=0.003, eps=0.001)
@@ -48,6 +51,8 @@ class MobileNetV2(BaseModule):
             statistics included. 8 is the whole network, with the last convolution.
         norm_eval: Keeps all batch norms in evaluation mode while training.
         with_cp: Trades time for memory by gradient checkpointing of the bottlenecks.
+        channels_last: Computes in the channels-last memory format, which is up to twice as fast on CPUs and on
+            GPUs with tensor cores; the values are the same up to rounding.
         conv_cfg, norm_cfg, act_cfg: As everywhere in mm. Defaults: Conv2d, slim's batch norm, ReLU6.
         init_cfg: As everywhere in mm; slim's initialisation by default.
 
@@ -74,6 +79,7 @@ class MobileNetV2(BaseModule):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
+        channels_last: bool = True,
         conv_cfg: dict[str, Any] | None = None,
         norm_cfg: dict[str, Any] | None = SLIM_NORM,
         act_cfg: dict[str, Any] | None = dict(type='ReLU6'),  # noqa: B006 - read only, mm's idiom
@@ -98,6 +104,7 @@ class MobileNetV2(BaseModule):
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
+        self.channels_last = channels_last
         for layer in self.plan.layers:
             act = resolve_act(layer.act, act_cfg)
             self.add_module(layer.name, _build(layer, padding, conv_cfg, norm_cfg, act))
@@ -120,6 +127,8 @@ class MobileNetV2(BaseModule):
         """
         wanted = {(point.layer, point.step) for point in self.plan.outputs}
         kept: dict[tuple[str, str], Tensor] = {}
+        if self.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
         for layer in self.plan.layers:
             block = getattr(self, layer.name)
             if layer.op == 'conv':
@@ -134,6 +143,22 @@ class MobileNetV2(BaseModule):
             kept[point.layer, point.step][:, point.start : point.start + point.channels]
             for point in self.plan.outputs
         )
+
+    def init_weights(self) -> None:
+        """Initialises by ``init_cfg``; unlike mmengine's, ``Pretrained`` loads all of the backbone or fails.
+
+        The checkpoint may be a backbone's or that of a larger network with ``backbone.*`` in it, and may
+        have more layers than are built here.
+
+        Raises:
+            WeightsError: The checkpoint does not fit; the message lists what is missing or wrong.
+        """
+        if not isinstance(self.init_cfg, dict) or self.init_cfg.get('type') != 'Pretrained':
+            super().init_weights()
+        elif not self.is_init:
+            checkpoint = _load_checkpoint(self.init_cfg['checkpoint'], map_location='cpu')
+            load_backbone(self, checkpoint.get('state_dict', checkpoint))
+            self.is_init = True
 
     def train(self, mode: bool = True) -> MobileNetV2:
         """Sets the mode; what is frozen, and with ``norm_eval`` every batch norm, stays in evaluation."""

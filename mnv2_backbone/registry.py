@@ -22,6 +22,7 @@ SCOPE = 'mnv2_backbone'
 
 #: The module in which each registered name lives.
 ROOMS = {
+    'CheckedLoadHook': 'runtime.loading',
     'MobileNetV2': 'backbone',
     'SyncBN': 'layers',
     'SlimClsHead': 'classifier',
@@ -33,6 +34,7 @@ ROOMS = {
     'DeepLabHead': 'deeplab',
     'LRASPP': 'deeplab',
     'IndexedIoUMetric': 'masks',
+    'TFResize': 'transforms',
     'LoadImage': 'runtime.images',
     'SkippedImagesHook': 'runtime.images',
     'ReproducibleHook': 'runtime.reproducible',

@@ -12,6 +12,7 @@ default_hooks = dict(
     visualization=dict(type='DetVisualizationHook'),
 )
 custom_hooks = [
+    dict(type='mnv2_backbone.CheckedLoadHook'),
     dict(type='mnv2_backbone.ReproducibleHook'),
     dict(type='mnv2_backbone.SkippedImagesHook'),
 ]

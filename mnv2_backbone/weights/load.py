@@ -12,6 +12,46 @@ from .imported import WeightsError, listing
 from .layout import find_options
 
 
+def check_fit(
+    module: nn.Module,
+    state_dict: Mapping[str, Tensor],
+    *,
+    prefix: str = '',
+    allow_missing: Sequence[str] = (),
+    allow_left_over: Sequence[str] = (),
+) -> None:
+    """Refuses weights that fit a network only in part.
+
+    Args:
+        module: The network, or a part of one.
+        state_dict: The weights by key.
+        prefix: What the keys have before the module's own (``'backbone.'``); others are not looked at.
+        allow_missing: Parts of the module, by name (``'bbox_head'``), that the weights may lack.
+        allow_left_over: Parts that the weights may have and the module not.
+
+    Raises:
+        WeightsError: Tensors are missing, left over or of the wrong shape; the message lists them.
+    """
+    given = _own_keys(state_dict, prefix)
+    own = module.state_dict()
+    missing = [
+        key
+        for key in own
+        if key not in given and not key.endswith('num_batches_tracked') and not _within(key, allow_missing)
+    ]
+    left_over = [key for key in given if key not in own and not _within(key, allow_left_over)]
+    wrong = [
+        f'{key} {tuple(given[key].shape)}, not {tuple(own[key].shape)}'
+        for key in own
+        if key in given and given[key].shape != own[key].shape
+    ]
+    if missing or left_over or wrong:
+        problems = (('missing', missing), ('left over', left_over), ('of the wrong shape', wrong))
+        lines = [f'{len(names)} {what}: {listing(names)}' for what, names in problems if names]
+        hint = _hint(module, state_dict) if wrong or not set(own) & set(given) else ''
+        raise WeightsError('\n  '.join([f'the weights do not fit {type(module).__name__}{hint}', *lines]))
+
+
 def load_into(
     module: nn.Module,
     state_dict: Mapping[str, Tensor],
@@ -23,45 +63,24 @@ def load_into(
     """Loads weights, and refuses to load a part of them by accident.
 
     Args:
-        module: The network, or a part of one.
-        state_dict: The weights by key.
-        prefix: What the keys have before the module's own (``'backbone.'``); others are not looked at.
-        allow_missing: Parts of the module, by name (``'bbox_head'``), that the weights may lack; they
-            keep the values they have.
-        allow_left_over: Parts that the weights may have and the module not.
+        module: The network, or a part of one; what the weights may lack keeps its values.
+        state_dict, prefix, allow_missing, allow_left_over: As for :func:`check_fit`.
 
     Raises:
-        WeightsError: Tensors are missing, left over or of the wrong shape; the message lists them. The
-            module is as it was.
+        WeightsError: See :func:`check_fit`; the module is as it was.
     """
-    given = {
-        key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)
-    }
+    check_fit(
+        module, state_dict, prefix=prefix, allow_missing=allow_missing, allow_left_over=allow_left_over
+    )
     own = module.state_dict()
-    missing = [
-        key
-        for key in own
-        if key not in given and not key.endswith('num_batches_tracked') and not _within(key, allow_missing)
-    ]
-    left_over = [key for key in given if key not in own and not _within(key, allow_left_over)]
-    wrong = {
-        key: f'{key} {tuple(given[key].shape)}, not {tuple(own[key].shape)}'
-        for key in own
-        if key in given and given[key].shape != own[key].shape
-    }
-    if missing or left_over or wrong:
-        problems = (
-            ('missing', missing),
-            ('left over', left_over),
-            ('of the wrong shape', list(wrong.values())),
-        )
-        lines = [f'{len(names)} {what}: {listing(names)}' for what, names in problems if names]
-        hint = _hint(module, state_dict) if wrong or not set(own) & set(given) else ''
-        raise WeightsError('\n  '.join([f'the weights do not fit {type(module).__name__}{hint}', *lines]))
     with torch.no_grad():
-        for key, value in given.items():
+        for key, value in _own_keys(state_dict, prefix).items():
             if key in own:
                 own[key].copy_(value)
+
+
+def _own_keys(state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
 
 
 def load_backbone(backbone: nn.Module, state_dict: Mapping[str, Tensor], *, prefix: str = 'backbone.') -> None:

@@ -11,6 +11,7 @@ model = dict(
         type='mnv2_backbone.MobileNetV2',
         out_indices=('layer_15/expansion_output', 'layer_19'),
         norm_cfg=norm_cfg,
+        init_cfg=dict(type='Pretrained', checkpoint='mnv2://imagenet-1.0'),
     ),
     neck=dict(
         type='mnv2_backbone.SSDLiteNeck', extra_channels=(512, 256, 256, 128), norm_cfg=norm_cfg

@@ -1,0 +1,71 @@
+"""Checkpoints fit the model they are loaded into, or the run stops and says why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from ..registry import HOOKS
+from ..weights.load import check_fit
+from ..weights.transfer import fit_classes
+
+
+@HOOKS.register_module()
+class CheckedLoadHook(Hook):
+    """Refuses checkpoints that fit only in part, and carries known classes over to another class list.
+
+    mmengine loads what fits and logs the rest. With this hook, missing, left over and misshapen tensors
+    end the run before it starts. In training, where the checkpoint knows its classes and the data set has
+    others, classes of the same name keep their weights and the others start fresh; a log line says which.
+
+    Args:
+        fresh: Parts of the model (``'bbox_head'``) that start from their initialisation whatever the
+            checkpoint has of them.
+
+    Raises:
+        WeightsError: The checkpoint does not fit; the message lists what is wrong.
+    """
+
+    priority = 'LOW'  # after EMAHook, which puts the averaged weights in place
+
+    def __init__(self, fresh: Sequence[str] = ()) -> None:
+        self.fresh = tuple(fresh)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Checks, and where need be rearranges, ``checkpoint['state_dict']`` before it is loaded."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        nested = 'state_dict' in checkpoint
+        state = {
+            key.removeprefix('module.'): value
+            for key, value in (checkpoint['state_dict'] if nested else checkpoint).items()
+            if key.removeprefix('module.').partition('.')[0] not in self.fresh
+        }
+        old = (checkpoint.get('meta') or {}).get('dataset_meta', {}).get('classes') if nested else None
+        new = self._classes(runner)
+        if old and new and list(old) != list(new) and self._training(runner):
+            transfer = fit_classes(state, model.state_dict(), old, new)
+            state = transfer.state_dict
+            runner.logger.info(
+                f'{len(transfer.kept)} classes keep their weights: {", ".join(transfer.kept) or "none"}; '
+                f'{len(transfer.fresh)} start fresh: {", ".join(transfer.fresh) or "none"}'
+            )
+        check_fit(model, state, allow_missing=self.fresh)
+        if nested:
+            checkpoint['state_dict'] = state
+        else:
+            checkpoint.clear()
+            checkpoint.update(state)
+
+    @staticmethod
+    def _training(runner: Runner) -> bool:
+        return runner._train_loop is not None and not isinstance(runner._train_loop, dict)
+
+    def _classes(self, runner: Runner) -> Sequence[str] | None:
+        loader = runner.train_dataloader if self._training(runner) else runner.test_dataloader
+        metainfo = getattr(getattr(loader, 'dataset', None), 'metainfo', None) or {}
+        classes: Sequence[str] | None = metainfo.get('classes')
+        return classes

@@ -58,7 +58,8 @@ def options(toy: Path, **changes: object) -> list[str]:
         'param_scheduler.0.end': 4,
         'param_scheduler.1.T_max': EPOCHS,
         'param_scheduler.1.end': EPOCHS,
-        # Batches this small and a net this fresh multiply rounding errors; short steps keep them small.
+        # Batches this small and a net this fresh multiply rounding errors; short steps keep them
+        # small.
         'optim_wrapper.clip_grad.max_norm': 0.1,
         'default_hooks.logger.interval': 1,
         **{name.replace('__', '.'): value for name, value in changes.items()},
@@ -142,7 +143,8 @@ def test_killed_and_resumed_training_equals_an_uninterrupted_one(
     process.stdout.close()
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / 'epoch_2.pth').exists()
-    # What a kill amid saving leaves without a replacement in one step: a newer file that is not whole.
+    # What a kill amid saving leaves without a replacement in one step: a newer file that is not
+    # whole.
     (tmp_path / 'epoch_2.pth').write_bytes((tmp_path / 'epoch_1.pth').read_bytes()[:-1000])
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_2.pth'))
 

@@ -16,8 +16,8 @@ from ..registry import OPTIM_WRAPPERS
 class CPUAmpOptimWrapper(OptimWrapper):
     """An ``OptimWrapper`` that runs the forward pass in bfloat16 on the CPU.
 
-    mmengine's ``AmpOptimWrapper`` refuses to work without an accelerator. bfloat16 has float32's range, so no
-    loss scaling is needed.
+    mmengine's ``AmpOptimWrapper`` refuses to work without an accelerator. bfloat16 has float32's
+    range, so no loss scaling is needed.
     """
 
     @contextmanager

@@ -1,8 +1,9 @@
 """Reading checkpoints without running code that is in them.
 
-``torch.load`` reads weights only by default since torch 2.6 and then refuses what mmengine writes beside the
-weights: its loss histories and numpy numbers. :func:`allow_mmengine_checkpoints` names exactly these to torch.
-:func:`read_weights_only_everywhere` is for programs that open a stranger's file.
+``torch.load`` reads weights only by default since torch 2.6 and then refuses what mmengine writes
+beside the weights: its loss histories and numpy numbers. :func:`allow_mmengine_checkpoints` names
+exactly these to torch. :func:`read_weights_only_everywhere` is for programs that open a stranger's
+file.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ try:
 except ImportError:
     from numpy.core import multiarray  # type: ignore[no-redef]  # numpy 1
 
-#: The statistics that mmengine pickles by name with each history: methods of HistoryBuffer, nothing else.
+#: The statistics that mmengine pickles by name with each history: methods of HistoryBuffer, nothing
+#: else.
 _STATISTICS = ('min', 'max', 'current', 'mean')
 
 
@@ -47,13 +49,14 @@ def _history_statistic(owner: type, name: str) -> Any:
 def allow_mmengine_checkpoints() -> None:
     """Lets ``torch.load(weights_only=True)`` read the checkpoints that mmengine writes.
 
-    Only data types are named, none of which runs code; ``getattr``, which mmengine's histories need, is
-    replaced by a look-up that answers for four methods of ``HistoryBuffer``. Does nothing on torch before
-    2.6, which has no weights-only default.
+    Only data types are named, none of which runs code; ``getattr``, which mmengine's histories
+    need, is replaced by a look-up that answers for four methods of ``HistoryBuffer``. Does nothing
+    on torch before 2.6, which has no weights-only default.
     """
     if digit_version(torch.__version__) < digit_version('2.6.0'):
         return
-    # A file written with numpy 1 names numpy.core, one written with numpy 2 numpy._core: both are read.
+    # A file written with numpy 1 names numpy.core, one written with numpy 2 numpy._core: both are
+    # read.
     arrays = [
         (function, f'numpy.{core}.multiarray.{function.__name__}')
         for core in ('core', '_core')
@@ -82,8 +85,8 @@ def read_checkpoint(filename: str | os.PathLike[str], map_location: Any = 'cpu')
         map_location: As in :func:`torch.load`.
 
     Returns:
-        What the file holds, without the ``meta['config']`` of very old checkpoints, which mmengine would
-        execute as Python on resuming.
+        What the file holds, without the ``meta['config']`` of very old checkpoints, which mmengine
+        would execute as Python on resuming.
 
     Raises:
         CheckpointError: The file is missing, incomplete, or contains objects other than data.
@@ -120,9 +123,9 @@ def load_from_weights_only(filename: str, map_location: Any = None) -> Any:
 def read_weights_only_everywhere() -> None:
     """Makes every checkpoint this process opens be read as weights only, whoever opens it.
 
-    Meant for programs, not for libraries: it sets torch's own switch for the whole process, so that downloads,
-    other packages and mmengine forks that fall back to full unpickling are covered, and gives local files
-    the messages of :func:`read_checkpoint`.
+    For programs, not for libraries. It sets torch's own switch for the whole process, so that it
+    covers downloads, other packages, and mmengine forks that fall back to full unpickling; and it
+    gives local files the messages of :func:`read_checkpoint`.
     """
     os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
@@ -132,7 +135,8 @@ def read_weights_only_everywhere() -> None:
 def find_resume_point(work_dir: str | os.PathLike[str]) -> str | None:
     """Finds the newest finished checkpoint of a run.
 
-    A process that is killed can leave a truncated file, or a pointer to nothing; both are passed over.
+    A process that is killed can leave a truncated file, or a pointer to nothing; both are passed
+    over.
 
     Args:
         work_dir: The folder of the run.
@@ -144,9 +148,11 @@ def find_resume_point(work_dir: str | os.PathLike[str]) -> str | None:
     pointer = folder / 'last_checkpoint'
     named = [Path(pointer.read_text().strip())] if pointer.is_file() else []
     saved = [*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')]
-    # A folder that was moved still holds its checkpoints, so look beside the pointer as well as where it points.
+    # A folder that was moved still holds its checkpoints, so look beside the pointer as well as
+    # where it points.
     for path in named + sorted(saved, key=lambda path: path.stat().st_mtime, reverse=True):
-        # torch.save writes a zip archive, whose directory comes last: without it the file is not whole.
+        # torch.save writes a zip archive, whose directory comes last: without it the file is not
+        # whole.
         if path.is_file() and zipfile.is_zipfile(path):
             return str(path)
     return None

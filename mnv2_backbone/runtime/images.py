@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import mmcv
 import numpy as np
@@ -17,6 +18,7 @@ from PIL import Image
 
 from ..registry import HOOKS, TRANSFORMS
 from .datasets import base_datasets
+from .errors import UserError
 
 #: How a file of a kind begins and what must stand near its end, or it was cut off.
 _ENDINGS = {b'\xff\xd8': b'\xff\xd9', b'\x89PNG': b'IEND'}
@@ -25,7 +27,7 @@ _ENDINGS = {b'\xff\xd8': b'\xff\xd9', b'\x89PNG': b'IEND'}
 _MAX_IN_A_ROW = 100
 
 
-class UnreadableImageError(OSError):
+class UnreadableImageError(UserError):
     """An image file that cannot be read or decoded; the message names it."""
 
 
@@ -43,13 +45,13 @@ class LoadImage(LoadImageFromFile):
     """mmcv's ``LoadImageFromFile`` that notices damaged files and says which.
 
     Args:
-        skip_corrupt: What to do with a file that cannot be read or decoded, or that was cut off. False: raise.
-            True: give the sample up, so that the data set draws another, and note the file in
-            ``skipped_log`` where one is set.
+        skip_corrupt: What to do with a file that cannot be read or decoded, or that was cut off.
+            False: raise. True: give the sample up, so that the data set draws another, and note the
+            file in ``skipped_log`` where one is set.
         **kwargs: As for :class:`mmcv.transforms.LoadImageFromFile`, without ``ignore_empty``.
     """
 
-    def __init__(self, skip_corrupt: bool = False, **kwargs) -> None:
+    def __init__(self, skip_corrupt: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.skip_corrupt = skip_corrupt
         #: The file that skipped names are appended to; :class:`SkippedImagesHook` sets it.
@@ -71,8 +73,8 @@ class LoadImage(LoadImageFromFile):
             results: The sample, with ``img_path``.
 
         Returns:
-            The sample with ``img`` (H, W, 3; BGR, 0 to 255), ``img_shape`` and ``ori_shape`` (H, W); or None
-            for a damaged file with ``skip_corrupt``.
+            The sample with ``img`` (H, W, 3; BGR, 0 to 255), ``img_shape`` and ``ori_shape`` (H,
+            W); or None for a damaged file with ``skip_corrupt``.
 
         Raises:
             UnreadableImageError: A damaged file without ``skip_corrupt``, or 100 of them in a row.
@@ -113,7 +115,8 @@ class LoadImage(LoadImageFromFile):
 class SkippedImagesHook(Hook):
     """Reports each image that :class:`LoadImage` skipped, once, and counts them at the end of training.
 
-    The names are collected in ``WORK_DIR/skipped_images.txt``, to which the workers of all ranks append.
+    The names are collected in ``WORK_DIR/skipped_images.txt``, to which the workers of all ranks
+    append.
     """
 
     def __init__(self) -> None:

@@ -13,8 +13,8 @@ from mmengine.runner import Runner
 
 from .errors import UserError
 
-#: Top-level names that something reads after the config is parsed. Any other one only helped to write the
-#: file, and setting it from outside changes nothing.
+#: Top-level names that something reads after the config is parsed. Any other one only helped to
+#: write the file, and setting it from outside changes nothing.
 _READ_LATER = {
     name for name in inspect.signature(Runner.__init__).parameters if name not in ('self', 'cfg')
 } | {
@@ -62,8 +62,8 @@ def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
 def apply_options(cfg: Config, options: Mapping[str, Any] | None) -> None:
     """Merges ``--cfg-options`` into a config.
 
-    ``data_root``, which configs copy into every data set and evaluator while they are read, is replaced
-    wherever it was copied to.
+    ``data_root``, which configs copy into every data set and evaluator while they are read, is
+    replaced wherever it was copied to.
 
     Args:
         cfg: The config; changed in place.

@@ -35,15 +35,16 @@ _XML_SAMPLE = 200
 def check_data(cfg: Config, splits: Iterable[str]) -> None:
     """Checks the files, classes and class counts that a config names.
 
-    COCO and VOC data sets and wrappers around them are checked in full; of others only the folders and files
-    they name. Data behind a remote ``backend_args`` is left alone.
+    COCO and VOC data sets and wrappers around them are checked in full; of others only the folders
+    and files they name. Data behind a remote ``backend_args`` is left alone.
 
     Args:
         cfg: The config, options merged.
         splits: Which of ``train``, ``val`` and ``test`` are going to be used.
 
     Raises:
-        UserError: Something is missing or does not fit; names the config key, the path and a way out.
+        UserError: Something is missing or does not fit; names the config key, the path and a way
+            out.
     """
     counts: dict[str, int | None] = {}  # by data set: validation and test mostly use the same
     for split in splits:
@@ -224,8 +225,8 @@ def _check_voc(
         found.update(element.text or '' for element in tree.iterfind('object/name'))
     if classes is not None and found and not found.intersection(classes):
         raise UserError(
-            f'{key}: none of the classes {_some(classes, 100)} is in {annotations}, which has {_some(sorted(found), 100)}; '
-            'set metainfo=dict(classes=(...)) of the data set'
+            f'{key}: none of the classes {_some(classes, 100)} is in {annotations}, '
+            f'which has {_some(sorted(found), 100)}; set metainfo=dict(classes=(...)) of the data set'
         )
     return len(names)
 

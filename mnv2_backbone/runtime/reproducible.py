@@ -1,8 +1,9 @@
 """A run that was interrupted and resumed gives the losses of one that was not.
 
-mmengine resumes weights, optimizer, schedules and counters, but no random state, and seeds its data workers
-by their number and lifetime. Here every random draw depends on the seed and on what is drawn for alone: the
-epoch and the sample for augmentation, the iteration and the rank for the model.
+mmengine resumes weights, optimizer, schedules and counters, but no random state, and seeds its data
+workers by their number and lifetime. Here every random draw depends on the seed and on what is
+drawn for alone: the epoch and the sample for augmentation, the iteration and the rank for the
+model.
 """
 
 from __future__ import annotations
@@ -30,16 +31,16 @@ def _mix(*numbers: int) -> int:
 class SampleSeeder:
     """Seeds the random state before the first transform of a pipeline, by epoch and sample.
 
-    So the augmentation of a picture depends neither on the number of workers nor on their lifetime nor on the
-    rank. One object stands at both ends of a pipeline, :meth:`start` and :meth:`finish`: a sample that a
-    transform gave up is followed by another one drawn from the same random stream, not from a new one, which
-    could lead back to the first.
+    So the augmentation of a picture depends neither on the number of workers nor on their lifetime
+    nor on the rank. One object stands at both ends of a pipeline, :meth:`start` and :meth:`finish`:
+    a sample that a transform gave up is followed by another one drawn from the same random stream,
+    not from a new one, which could lead back to the first.
 
     Args:
         seed: The seed of the run.
         part: The position of the data set among those that are trained on together.
-        epoch: A shared tensor of no dimensions with the current epoch: workers that were started before
-            the epoch began read it too.
+        epoch: A shared tensor of no dimensions with the current epoch: workers that were started
+            before the epoch began read it too.
     """
 
     def __init__(self, seed: int, part: int, epoch: torch.Tensor) -> None:
@@ -68,9 +69,9 @@ class SampleSeeder:
 class ReproducibleHook(Hook):
     """Makes epoch-based training independent of interruptions, worker counts and the number of processes.
 
-    Resuming from a checkpoint written at the end of an epoch continues exactly (on a GPU as far as its
-    kernels are deterministic: ``randomness=dict(deterministic=True)``). With iteration-based training,
-    only the model's own random draws are reproduced, and a log line says so.
+    Resuming from a checkpoint written at the end of an epoch continues exactly (on a GPU as far as
+    its kernels are deterministic: ``randomness=dict(deterministic=True)``). With iteration-based
+    training, only the model's own random draws are reproduced, and a log line says so.
 
     Raises:
         UserError: A data set is repeated within an epoch: its copies would all be augmented alike.
@@ -84,7 +85,8 @@ class ReproducibleHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Puts a :class:`SampleSeeder` around every pipeline that is trained on."""
-        # With diff_rank_seed the ranks have different seeds, but all must shuffle and augment alike.
+        # With diff_rank_seed the ranks have different seeds, but all must shuffle and augment
+        # alike.
         seed = torch.tensor(runner.seed)
         broadcast(seed)
         self._seed = int(seed)
@@ -104,11 +106,9 @@ class ReproducibleHook(Hook):
             seeder = SampleSeeder(self._seed, part, self._epoch)
             base.pipeline.transforms = [seeder.start, *base.pipeline.transforms, seeder.finish]
         # The sampler was built before the checkpoint told the seed of the run.
-        for sampler in (
-            runner.train_dataloader.sampler,
-            getattr(runner.train_dataloader.batch_sampler, 'sampler', None),
-        ):
-            if hasattr(sampler, 'seed'):
+        loader = runner.train_dataloader
+        for sampler in (loader.sampler, getattr(loader.batch_sampler, 'sampler', None)):
+            if sampler is not None and hasattr(sampler, 'seed'):
                 sampler.seed = self._seed
 
     def before_train_epoch(self, runner: Runner) -> None:

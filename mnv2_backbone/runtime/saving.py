@@ -41,14 +41,15 @@ register_backend(_BACKEND, AtomicLocalBackend, force=True)
 class AtomicCheckpointHook(CheckpointHook):
     """mmengine's ``CheckpointHook`` that survives being killed while it saves.
 
-    Files are replaced in one step, and an outdated checkpoint is removed after the new one is on the disk
-    (mmengine removes it before, which with ``max_keep_ckpts=1`` can leave none).
+    Files are replaced in one step, and an outdated checkpoint is removed after the new one is on
+    the disk (mmengine removes it before, which with ``max_keep_ckpts=1`` can leave none).
 
     Args:
         **kwargs: As for :class:`mmengine.hooks.CheckpointHook`, without ``backend_args``.
 
     Raises:
-        ValueError: ``backend_args`` or ``file_client_args`` is given; use mmengine's hook for remote storage.
+        ValueError: ``backend_args`` or ``file_client_args`` is given; use mmengine's hook for
+            remote storage.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -60,6 +61,8 @@ class AtomicCheckpointHook(CheckpointHook):
                 )
             kwargs.pop(name, None)
         super().__init__(backend_args=dict(backend=_BACKEND), **kwargs)
+        self.max_keep_ckpts: int
+        self.keep_ckpt_ids: deque[int]
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         keep = self.max_keep_ckpts

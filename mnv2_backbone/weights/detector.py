@@ -53,9 +53,9 @@ def class_names(number: int) -> tuple[str, ...] | None:
     """Names of COCO's 90 ids, used or not; None where there are not 90 classes."""
     if number != 90:
         return None
-    from mmdet.evaluation import get_classes  # heavy, and only a detector needs it
+    from mmdet.datasets import CocoDataset  # heavy, and only a detector needs it
 
-    used = iter(get_classes('coco'))
+    used = iter(CocoDataset.METAINFO['classes'])
     return tuple(UNUSED_COCO_IDS.get(i) or next(used) for i in range(1, 91))
 
 

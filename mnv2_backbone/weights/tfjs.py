@@ -27,11 +27,8 @@ def read_tfjs(path: Path) -> Imported:
         WeightsError: A shard is missing or has the wrong size, or the graph cannot be used.
     """
     path = path / 'model.json' if path.is_dir() else path
-    model = json.loads(path.read_text())
-    weights: dict[str, np.ndarray] = {}
-    for group in model['weightsManifest']:
-        weights.update(_read_group(group, path.parent))
-    topology = model['modelTopology']
+    weights = read_weights(path)
+    topology = json.loads(path.read_text())['modelTopology']
     if 'node' not in topology:
         return from_keras(weights)
     nodes = [
@@ -45,6 +42,21 @@ def read_tfjs(path: Path) -> Imported:
         for node in topology['node']
     ]
     return from_slim(read_variables(nodes))
+
+
+def read_weights(path: Path) -> dict[str, np.ndarray]:
+    """Reads every constant of a model by its name.
+
+    Args:
+        path: ``model.json``.
+
+    Raises:
+        WeightsError: A shard is missing or has the wrong size.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    for group in json.loads(path.read_text())['weightsManifest']:
+        arrays.update(_read_group(group, path.parent))
+    return arrays
 
 
 def _read_group(group: dict[str, Any], folder: Path) -> dict[str, np.ndarray]:

@@ -118,6 +118,8 @@ class IndexedIoUMetric(IoUMetric):
     (MMSegmentation's own are grey: the labels of VOC are all but black.)
     """
 
+    output_dir: str | None
+
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Measures a batch, and writes its predictions where ``output_dir`` is set.
 

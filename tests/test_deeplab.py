@@ -16,6 +16,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.structures import PixelData
 from PIL import Image
+from test_backbone import shuffled
 from torch.utils.flop_counter import FlopCounterMode
 
 pytest.importorskip('mmseg', reason='segmentation needs MMSegmentation: pip install .[mm]')
@@ -240,6 +241,23 @@ def test_indexed_png_keeps_labels_and_colours(tmp_path, real_data):
     for wrong in (labels[None], labels / 2, labels.astype(int) * 2, labels.astype(int) - 1):
         with pytest.raises(ValueError, match='labels'):
             save_indexed_png(tmp_path / 'c.png', wrong)
+
+
+@pytest.mark.parametrize('output_stride', [32, 16, 8])
+def test_comparison_with_mmsegs_backbone_differs_in_the_rates_alone(output_stride, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / 'tools')
+    import compare_atrous
+
+    cfg = config('deeplabv3lite_mnv2_voc', model__backbone__output_stride=output_stride)
+    init_default_scope('mmseg')
+    ours = shuffled(MODELS.build(cfg.model))
+    compare_atrous.use_theirs(cfg)
+    theirs = MODELS.build(cfg.model).eval()
+    theirs.load_state_dict(compare_atrous.to_mmseg(ours.state_dict()))
+    with torch.no_grad():
+        x = torch.rand(1, 3, 97, 129)  # sizes at which both pad alike
+        a, b = ours(x), theirs(x)
+    assert torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(a.abs().max())) == (output_stride == 32)
 
 
 @pytest.fixture(scope='module')

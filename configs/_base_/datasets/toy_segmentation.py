@@ -28,7 +28,7 @@ train_dataloader = dict(
             dict(type='mnv2_backbone.LoadImage', skip_corrupt=True),
             dict(type='LoadAnnotations'),
             {{_base_.scales}},
-            dict(type='RandomCrop', crop_size=(257, 257)),
+            dict(type='RandomCrop', crop_size=(193, 193)),
             dict(type='RandomFlip', prob=0.5),
             dict(type='PackSegInputs'),
         ],

@@ -1,0 +1,20 @@
+"""Google's DeepLabv3-MobileNetV2 of width 0.5 for phones: pictures squeezed to 257x257, output stride 8.
+
+    python tools/convert_weights.py deeplabv3_257_mv_gpu.tflite half.pth
+    python tools/test.py configs/deeplabv3lite_mnv2_050_voc_tf.py half.pth
+"""
+
+_base_ = './deeplabv3lite_mnv2_voc_tf.py'
+model = dict(
+    data_preprocessor=dict(size=(257, 257), test_cfg=dict(size=(257, 257))),
+    # Its channels are multiples of 4.
+    backbone=dict(widen_factor=0.5, divisible_by=4),
+)
+test_pipeline = [
+    dict(type='mnv2_backbone.LoadImage'),
+    dict(type='Resize', scale=(257, 257), keep_ratio=False),
+    dict(type='LoadAnnotations'),  # at the picture's own size
+    dict(type='PackSegInputs'),
+]
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader

@@ -1,4 +1,4 @@
-"""Mixed precision without a GPU."""
+"""Mixed precision that does not need a GPU."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from mmengine.device import get_device
 from mmengine.optim import OptimWrapper
 from torch import nn
 
@@ -14,7 +15,7 @@ from ..registry import OPTIM_WRAPPERS
 
 @OPTIM_WRAPPERS.register_module()
 class CPUAmpOptimWrapper(OptimWrapper):
-    """An ``OptimWrapper`` that runs the forward pass in bfloat16 on the CPU.
+    """An ``OptimWrapper`` that runs the forward pass in bfloat16, on the CPU as on a GPU.
 
     mmengine's ``AmpOptimWrapper`` refuses to work without an accelerator. bfloat16 has float32's
     range, so no loss scaling is needed.
@@ -23,5 +24,5 @@ class CPUAmpOptimWrapper(OptimWrapper):
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """Casts what is computed within, on top of ``OptimWrapper.optim_context``."""
-        with super().optim_context(model), torch.autocast('cpu', dtype=torch.bfloat16):
+        with super().optim_context(model), torch.autocast(get_device(), torch.bfloat16):
             yield

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 
 from ..registry import HOOKS
@@ -38,6 +38,8 @@ class CheckedLoadHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Checks, and where need be rearranges, ``checkpoint['state_dict']`` before it is loaded."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if isinstance(model, BaseTTAModel):
+            model = model.module
         nested = 'state_dict' in checkpoint
         state = {
             key.removeprefix('module.'): value

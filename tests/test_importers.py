@@ -684,6 +684,9 @@ def test_keras_imagenet_sees_the_statistics_it_was_trained_with(real_data):
     for (name, stored), (_, measured) in zip(*norms):
         alive = stored.running_var > 1e-3
         spread = [norm.running_var[alive].log() for norm in (stored, measured)]
-        assert np.corrcoef(*spread)[0, 1] >= 0.8, name
+        assert 0.5 <= (spread[1] - spread[0]).median().exp() <= 1.5, name
+        if name == 'layer_19.bn':  # its channels are all alike
+            continue
+        assert np.corrcoef(*spread)[0, 1] >= 0.75, name
         if 'expand' not in name:  # there the means are nearly 0: what comes in is normalised
             assert np.corrcoef(stored.running_mean[alive], measured.running_mean[alive])[0, 1] >= 0.95, name

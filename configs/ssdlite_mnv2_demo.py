@@ -9,4 +9,42 @@ _base_ = [
     './_base_/schedules/ssdlite_sgd.py',
     './_base_/default_runtime.py',
 ]
+
+max_epochs = 10
+input_size = (256, 256)
+resize = dict(type='Resize', scale=input_size, keep_ratio=False)
+
 model = dict(bbox_head=dict(num_classes=8))
+
+# A few minutes of training leave no time to learn from strongly distorted pictures.
+train_pipeline = [
+    dict(type='mnv2_backbone.LoadImage', skip_corrupt=True),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='MinIoURandomCrop', min_ious=(0.5, 0.7, 0.9), min_crop_size=0.5),
+    resize,
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs'),
+]
+test_pipeline = _base_.test_pipeline  # noqa: F821 - mmengine provides it
+test_pipeline[1] = resize
+train_dataloader = dict(batch_size=16, dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
+
+train_cfg = dict(max_epochs=max_epochs, val_interval=2)
+optim_wrapper = dict(
+    _delete_=True,
+    type='mnv2_backbone.BFloat16OptimWrapper',
+    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.01),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=40),
+    dict(
+        type='CosineAnnealingLR',
+        T_max=max_epochs,
+        end=max_epochs,
+        eta_min=2e-5,
+        by_epoch=True,
+        convert_to_iter_based=True,
+    ),
+]

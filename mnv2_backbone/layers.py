@@ -165,18 +165,19 @@ def resolve_act(act: ActCfg, default: Cfg | None) -> Cfg | None:
 
 
 @MODELS.register_module()
-class SyncBN(nn.SyncBatchNorm):
+class SyncBN(nn.BatchNorm2d):
     """Batch norm over the pictures of all processes, on CPU as on GPU; plain batch norm in one process.
 
-    torch's own refuses CPU tensors in a process group. With this one, N processes compute what one
-    process computes on the whole batch.
+    torch's own does not work on CPUs, not even inside DistributedDataParallel. With this one, N processes
+    compute what one process computes on the whole batch.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, ...) to the same shape."""
         across = self.training and dist.is_available() and dist.is_initialized()
-        if not across or dist.get_world_size() == 1 or x.device.type != 'cpu':
+        if not across or dist.get_world_size() == 1:
             return super().forward(x)
+        x, dtype = x.float(), x.dtype
         axes = [0, *range(2, x.dim())]
         count = x.new_tensor(x.numel() / x.shape[1])
         sums = _all_reduce(torch.cat([x.sum(axes), count[None]]))
@@ -187,7 +188,8 @@ class SyncBN(nn.SyncBatchNorm):
         if self.track_running_stats:
             self._update_running_stats(sums[:-1] / total, var, total)
         y = centred * torch.rsqrt(var + self.eps).view(shape)
-        return y * self.weight.view(shape) + self.bias.view(shape) if self.affine else y
+        y = y * self.weight.view(shape) + self.bias.view(shape) if self.affine else y
+        return y.to(dtype)
 
     @torch.no_grad()
     def _update_running_stats(self, mean: Tensor, var: Tensor, total: Tensor) -> None:
@@ -196,7 +198,7 @@ class SyncBN(nn.SyncBatchNorm):
         self.num_batches_tracked.add_(1)
         momentum = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, momentum)
-        self.running_var.lerp_(var * total / (total - 1), momentum)
+        self.running_var.lerp_(var * total / (total - 1).clamp(min=1), momentum)
 
 
 def _all_reduce(x: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ ROOMS = {
     'SkippedImagesHook': 'runtime.images',
     'ReproducibleHook': 'runtime.reproducible',
     'AtomicCheckpointHook': 'runtime.saving',
-    'CPUAmpOptimWrapper': 'runtime.amp',
+    'BFloat16OptimWrapper': 'runtime.amp',
 }
 
 

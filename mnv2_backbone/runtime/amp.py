@@ -14,7 +14,7 @@ from ..registry import OPTIM_WRAPPERS
 
 
 @OPTIM_WRAPPERS.register_module()
-class CPUAmpOptimWrapper(OptimWrapper):
+class BFloat16OptimWrapper(OptimWrapper):
     """An ``OptimWrapper`` that runs the forward pass in bfloat16, on the CPU as on a GPU.
 
     mmengine's ``AmpOptimWrapper`` refuses to work without an accelerator. bfloat16 has float32's

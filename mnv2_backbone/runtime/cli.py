@@ -248,7 +248,7 @@ def _prepare_training(args: argparse.Namespace) -> Config:
 
 
 def _use_amp(cfg: Config) -> None:
-    known = ('OptimWrapper', 'AmpOptimWrapper', 'mnv2_backbone.CPUAmpOptimWrapper')
+    known = ('OptimWrapper', 'AmpOptimWrapper', 'mnv2_backbone.BFloat16OptimWrapper')
     kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
     if kind not in known:
         raise UserError(
@@ -258,7 +258,7 @@ def _use_amp(cfg: Config) -> None:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     else:
-        cfg.optim_wrapper.type = 'mnv2_backbone.CPUAmpOptimWrapper'
+        cfg.optim_wrapper.type = 'mnv2_backbone.BFloat16OptimWrapper'
         for option in ('loss_scale', 'dtype', 'use_fsdp'):
             cfg.optim_wrapper.pop(option, None)
 

@@ -2,6 +2,8 @@
 
     python tools/convert_weights.py deeplabv3_257_mv_gpu.tflite half.pth
     python tools/test.py configs/deeplabv3lite_mnv2_050_voc_tf.py half.pth
+
+On the first 80 pictures of VOC 2012 val, which it may have been trained on: 68.95 mIoU.
 """
 
 _base_ = './deeplabv3lite_mnv2_voc_tf.py'

@@ -280,6 +280,7 @@ def _coverage(outline: Sequence[np.ndarray]) -> tuple[np.ndarray, int, int]:
     fine = np.zeros((height * SUPERSAMPLING, width * SUPERSAMPLING), np.uint8)
     # OpenCV counts from the middle of a pixel, outlines count from its corner; 4 bits of fraction.
     fixed = [np.rint(((p - [x0, y0]) * SUPERSAMPLING - 0.5) * 16).astype(np.int32) for p in outline]
+    # It also paints the pixels an edge runs through: all shapes are an eighth of a pixel larger.
     cv2.fillPoly(fine, fixed, 255, shift=4)
     coarse = cv2.resize(fine, (width, height), interpolation=cv2.INTER_AREA)
     return coarse.astype(np.float32) / 255, x0, y0

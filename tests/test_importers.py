@@ -49,7 +49,7 @@ def network() -> Classifier:
 def variables(network) -> dict[str, np.ndarray]:
     """The same network's weights by slim's names, in TensorFlow's layout."""
     scopes = {layer: scope for scope, layer in backbone_scopes().items()}
-    names = {f'head.logits.{leaf}': f'{LOGITS_SCOPE}/{tf}' for leaf, tf in (('weight', 'weights'), ('bias', 'biases'))}
+    names = {'head.logits.weight': f'{LOGITS_SCOPE}/weights', 'head.logits.bias': f'{LOGITS_SCOPE}/biases'}
     for key in network.backbone.state_dict():
         layer, _, rest = key.partition('.')
         step, _, leaf = rest.rpartition('conv.' if 'conv.' in rest else 'bn.')
@@ -91,9 +91,8 @@ def build_graph(variables: dict, plan, style: str):
         return add('Identity', f'{name}/read', name)
 
     def norm(x: str, scope: str, residual: str | None) -> str:
-        parts = [variables[f'{scope}/BatchNorm/{leaf}'] for leaf in ('gamma', 'beta', 'moving_mean', 'moving_variance')]
-        gamma, beta, mean, var = parts
         names = [f'{scope}/BatchNorm/{leaf}' for leaf in ('gamma', 'beta', 'moving_mean', 'moving_variance')]
+        gamma, beta, mean, var = parts = [variables[name] for name in names]
         scale = gamma / np.sqrt(var + 1e-3)
         if style == 'norm':
             inputs = [constant(name, part) for name, part in zip(names, parts)]
@@ -116,7 +115,8 @@ def build_graph(variables: dict, plan, style: str):
         depthwise = scope.endswith('depthwise')
         leaf = 'depthwise_weights' if depthwise else 'weights'
         weights = variables[f'{scope}/{leaf}']
-        scale = variables[f'{scope}/BatchNorm/gamma'] / np.sqrt(variables[f'{scope}/BatchNorm/moving_variance'] + 1e-3)
+        gamma, var = (variables[f'{scope}/BatchNorm/{leaf}'] for leaf in ('gamma', 'moving_variance'))
+        scale = gamma / np.sqrt(var + 1e-3)
         name = f'{scope}/{leaf}'
         if style == 'late' and not depthwise:  # folded, and renamed
             weights, name = weights * scale, f'{scope}/Conv2D/merged_input'
@@ -138,8 +138,9 @@ def build_graph(variables: dict, plan, style: str):
         y = convolution(y, f'{scope}/depthwise', act=True)
         x = convolution(y, f'{scope}/project', act=False, residual=x if layer.residual else None)
     x = add('AvgPool', 'pool', x)
-    x = add('Conv2D', f'{LOGITS_SCOPE}/Conv2D', x, constant(f'{LOGITS_SCOPE}/weights', variables[f'{LOGITS_SCOPE}/weights']))
-    add('BiasAdd', f'{LOGITS_SCOPE}/BiasAdd', x, constant(f'{LOGITS_SCOPE}/biases', variables[f'{LOGITS_SCOPE}/biases']))
+    for op, leaf in (('Conv2D', 'weights'), ('BiasAdd', 'biases')):
+        name = f'{LOGITS_SCOPE}/{leaf}'
+        x = add(op, f'{LOGITS_SCOPE}/{op}', x, constant(name, variables[name]))
     return graph
 
 
@@ -427,7 +428,8 @@ def test_the_tool_converts_or_leaves_nothing(originals, network, tmp_path):
     assert 'widen_factor=0.35, finegrain=True' in done.stdout
     saved = torch.load(tmp_path / 'out/ours.pth', weights_only=True)
     assert saved['meta']['source'] == 'weights.bin'
-    assert torch.equal(saved['state_dict']['backbone.layer_9.project.conv.weight'], network.backbone.layer_9.project.conv.weight)
+    key = 'backbone.layer_9.project.conv.weight'
+    assert torch.equal(saved['state_dict'][key], network.state_dict()[key])
     (tmp_path / 'photo.jpg').write_bytes(b'\xff\xd8\xff\xe0' + bytes(100))
     for args, message in (
         ((tmp_path / 'photo.jpg',), 'no format known here. Known are: Keras'),

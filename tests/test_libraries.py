@@ -37,7 +37,7 @@ def agree(found: torch.Tensor, expected: torch.Tensor) -> bool:
 def picture() -> torch.Tensor:
     """Of a size that strides do not divide: padding matters."""
     generator = torch.Generator().manual_seed(0)
-    return torch.rand(2, 3, 97, 130, generator=generator, dtype=torch.float64) * 2 - 1
+    return torch.rand(1, 3, 65, 97, generator=generator, dtype=torch.float64) * 2 - 1
 
 
 def check_classifier(theirs: torch.nn.Module, path: Path, width: float) -> None:
@@ -72,7 +72,7 @@ def test_timm(tmp_path, name, width):
 
 def test_timm_of_another_depth(tmp_path):
     timm = pytest.importorskip('timm')
-    from mnv2_backbone import Row, V2_DEF
+    from mnv2_backbone import V2_DEF, Row
 
     theirs = shuffled(timm.create_model('mobilenetv2_120d', pretrained=False, num_classes=3))
     torch.save(theirs.state_dict(), tmp_path / 'deep.pth')
@@ -197,7 +197,8 @@ def hugging_face(tmp_path_factory) -> Path:
         draft.rename(site)
     out = tmp_path_factory.mktemp('hugging_face')
     torch.save(picture(), out / 'picture.pt')
-    script = 'import torch\n' + inspect.getsource(shuffle) + 'shuffle = shuffled\n' + inspect.getsource(shuffled) + HUGGING_FACE
+    helpers = f'{inspect.getsource(shuffle)}\nshuffle = shuffled\n\n{inspect.getsource(shuffled)}'
+    script = f'import torch\n\n{helpers}\n{HUGGING_FACE}'
     env = {**os.environ, 'PYTHONPATH': str(site), 'HF_HUB_OFFLINE': '1'}
     done = subprocess.run([sys.executable, '-c', script, out], capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr

@@ -57,9 +57,10 @@ def graph_def() -> Any:
     Raises:
         WeightsError: protobuf is not installed.
     """
-    need('google.protobuf', 'protobuf', 'frozen graphs (.pb)')
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-
+    descriptor_pb2, descriptor_pool, message_factory = (
+        need(f'google.protobuf.{module}', 'protobuf', 'frozen graphs (.pb)')
+        for module in ('descriptor_pb2', 'descriptor_pool', 'message_factory')
+    )
     kind = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(
         name='mnv2_backbone/graph.proto', package='mnv2_backbone', syntax='proto3'
@@ -88,12 +89,12 @@ def read_nodes(path: Path) -> list[Node]:
         WeightsError: The file is not one, or only a part of one.
     """
     message = graph_def()()
-    from google.protobuf.message import DecodeError
-
     try:
         message.ParseFromString(path.read_bytes())
-    except DecodeError as error:
+    except Exception as error:  # protobuf's DecodeError, which has moved between its versions
         raise WeightsError('not a TensorFlow graph, or only a part of one') from error
+    if not message.node:
+        raise WeightsError('not a TensorFlow graph: there is no node in it')
     nodes = []
     for node in message.node:
         attrs = {entry.key: entry.value for entry in node.attr}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,15 @@ _ADDS = ('Add', 'AddV2', 'AddN', 'BiasAdd')
 #: Passes its input on, in values.
 _SAME = ('Identity', 'BatchToSpaceND', 'CheckNumerics', 'StopGradient')
 _NORMS = ('FusedBatchNorm', 'FusedBatchNormV2', 'FusedBatchNormV3')
+#: Operations that are computed where all of their inputs are constant.
+_ARITHMETIC: dict[str, Callable[..., Any]] = {
+    'Identity': np.asarray,
+    'Add': np.add,
+    'AddV2': np.add,
+    'Sub': np.subtract,
+    'Mul': np.multiply,
+    'Rsqrt': lambda x: 1 / np.sqrt(x),
+}
 _LEAVES = ('gamma', 'beta', 'moving_mean', 'moving_variance')
 
 
@@ -97,14 +106,7 @@ class _Graph:
     def _evaluate(self, node: Node | None) -> Any:
         if node is None or node.value is not None or node.op == 'Const':
             return node and node.value
-        compute = {
-            'Identity': lambda x: x,
-            'Add': np.add,
-            'AddV2': np.add,
-            'Sub': np.subtract,
-            'Mul': np.multiply,
-            'Rsqrt': lambda x: 1 / np.sqrt(x),
-        }.get(node.op)
+        compute = _ARITHMETIC.get(node.op)
         values = [self.constant(name) for name in node.inputs] if compute else []
         return compute(*values) if compute and all(x is not None for x in values) else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +93,7 @@ def load_backbone(backbone: nn.Module, state_dict: Mapping[str, Tensor], *, pref
         prefix: What the backbone's keys begin with.
     """
     prefix = prefix if any(key.startswith(prefix) for key in state_dict) else ''
-    plan: Plan = backbone.plan
+    plan = cast(Plan, backbone.plan)
     built, last = {layer.name for layer in plan.layers}, plan.layers[-1]
     keys = [key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)]
     number = int(last.name.removeprefix('layer_'))
@@ -120,10 +121,11 @@ def _hint(module: nn.Module, state_dict: Mapping[str, Tensor]) -> str:
         {f'backbone.{k.removeprefix(prefix)}': v for k, v in state_dict.items() if k.startswith(prefix)}
     )
     backbone = getattr(module, 'backbone', module)
-    if options is None or not isinstance(getattr(backbone, 'plan', None), Plan):
+    plan = getattr(backbone, 'plan', None)
+    if options is None or not isinstance(plan, Plan):
         return ''
-    theirs = make_plan(out_indices='layer_19', **options)
-    if theirs.layers[: len(backbone.plan.layers) - 1] == backbone.plan.layers[:-1]:
+    theirs = make_plan(out_indices='layer_19', **options).layers
+    if [x.out_channels for x in theirs[: len(plan.layers)]] == [x.out_channels for x in plan.layers]:
         return ''
     width = options.get('widen_factor', 1.0)
     return f': they are of widen_factor={width}, the network has {getattr(backbone, "widen_factor", "another")}'

@@ -644,6 +644,15 @@ def test_float_tflite_equals_its_interpreter(real_data):
         assert relative(net.decode_head(net.backbone(x)), expected) <= 1e-4
 
 
+@pytest.mark.parametrize('kept', [0.1, 0.99])
+def test_damaged_tflite_is_refused(real_data, tmp_path, kept):
+    pytest.importorskip('tflite')
+    whole = (real_data / 'weights/tflite/deeplabv3_257_mv_gpu.tflite').read_bytes()
+    (tmp_path / 'part.tflite').write_bytes(whole[: int(len(whole) * kept)])
+    with pytest.raises(WeightsError, match=r'part\.tflite.*damaged or incomplete'):
+        read(tmp_path / 'part.tflite')
+
+
 def test_int8_tflite_agrees_with_its_interpreter(real_data):
     pytest.importorskip('tflite')
     litert = pytest.importorskip('ai_edge_litert.interpreter')

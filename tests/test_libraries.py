@@ -16,7 +16,7 @@ from mmengine.registry import MODELS
 from test_backbone import shuffled as shuffle
 
 from mnv2_backbone import Classifier, MobileNetV2
-from mnv2_backbone.weights.convert import read
+from mnv2_backbone.weights.convert import read, save
 from mnv2_backbone.weights.imported import WeightsError
 from mnv2_backbone.weights.load import load_backbone, load_into
 
@@ -51,6 +51,10 @@ def check_classifier(theirs: torch.nn.Module, path: Path, width: float) -> None:
     load_into(ours, found.state_dict)
     with torch.no_grad():
         assert agree(ours(picture())['Logits'], theirs(picture()))
+    save(found, path.with_name('ours.pth'))  # in our own layout nothing of this is lost
+    again = read(path.with_name('ours.pth'), only=['backbone'])
+    assert again.meta['backbone'] == options
+    assert all(torch.equal(value, found.state_dict[key]) for key, value in again.state_dict.items())
 
 
 @pytest.mark.parametrize('width', [1.0, 0.5])

@@ -55,7 +55,7 @@ def from_tflite_layout(weights: np.ndarray) -> np.ndarray:
     return weights.transpose(1, 2, 3, 0)
 
 
-def read_checkpoint(path: Path) -> Imported:
+def read_tf_checkpoint(path: Path) -> Imported:
     """Reads a TensorFlow checkpoint, which takes TensorFlow itself.
 
     Args:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..runtime.errors import UserError
-from .arrays import read_checkpoint, read_npy_folder, read_npz
+from .arrays import read_npy_folder, read_npz, read_tf_checkpoint
 from .detector import class_names, keep_coco_classes, num_classes
 from .frozen import read_frozen
 from .imported import Imported, WeightsError, listing
@@ -77,7 +77,7 @@ FORMATS = (
         lambda path, head: Path(f'{path}.index').is_file()
         or path.suffix == '.index'
         or '.data-' in path.name,
-        read_checkpoint,
+        read_tf_checkpoint,
     ),
     Format('TensorFlow frozen graph (.pb)', lambda path, head: head.startswith(b'\n'), read_frozen),
 )

@@ -118,10 +118,8 @@ def _array(tensor: Any) -> np.ndarray | None:
     if tensor.content:
         return np.frombuffer(tensor.content, dtype).reshape(shape)
     values = getattr(tensor, field)
-    if field == 'half_val':  # bit patterns
-        single = np.array(values, '<u2').view('<f2')
-    else:
-        single = np.array(values, dtype)
+    stored = '<u2' if field == 'half_val' else dtype  # halves come as bit patterns
+    single = np.array(values, stored).view(dtype)
     if single.size == 0:
         return np.zeros(shape, dtype)
     rest = int(np.prod(shape, dtype=np.int64)) - single.size  # the last value stands for all that follow

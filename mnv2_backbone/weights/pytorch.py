@@ -133,13 +133,18 @@ def read_pytorch(path: Path) -> Imported:
     """
     allow_mmengine_checkpoints()
     checkpoint = read_checkpoint(path)
+    meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
     for name in ('state_dict', 'model'):
         if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(name), Mapping):
             checkpoint = checkpoint[name]
             break
     if not isinstance(checkpoint, Mapping):
         raise WeightsError(f'this checkpoint holds a {type(checkpoint).__name__}, not a state dict')
-    return from_pytorch({k: v for k, v in checkpoint.items() if isinstance(v, Tensor)})
+    imported = from_pytorch({k: v for k, v in checkpoint.items() if isinstance(v, Tensor)})
+    known = meta.get('backbone') if isinstance(meta, Mapping) else None
+    if isinstance(known, Mapping):  # a file that was converted before says what its weights are for
+        imported.options.update(known)
+    return imported
 
 
 def read_safetensors(path: Path) -> Imported:

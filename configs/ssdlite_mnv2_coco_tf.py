@@ -12,7 +12,8 @@ resize = dict(type='mnv2_backbone.TFResize', scale=input_size, keep_ratio=False)
 norm_cfg = dict(momentum=0.0003)  # decay 0.9997
 
 model = dict(
-    backbone=dict(norm_cfg=norm_cfg, init_cfg=None),
+    # The published backbone has its norms folded: their statistics stay as they are in training too.
+    backbone=dict(norm_cfg=norm_cfg, norm_eval=True, init_cfg=None),
     neck=dict(norm_cfg=norm_cfg),
     bbox_head=dict(norm_cfg=norm_cfg, score_converter='sigmoid'),
     test_cfg=dict(score_thr=1e-3, nms_pre=-1, nms=dict(type='nms', iou_threshold=0.6), max_per_img=100),

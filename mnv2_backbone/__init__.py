@@ -4,7 +4,7 @@ from .backbone import SLIM_INIT, SLIM_NORM, SLIM_PARAMWISE, MobileNetV2
 from .classifier import Classifier
 from .runtime.checkpoint import allow_mmengine_checkpoints
 from .spec import V2_DEF, EndPoint, Plan, Row, feature_info, make_plan
-from .weights import scheme as _  # registers mnv2:// with mmengine
+from .weights import scheme  # noqa: F401 - registers mnv2:// with mmengine
 
 __version__ = '0.1.0'
 

@@ -100,6 +100,7 @@ class MobileNetV2(BaseModule):
             raise ValueError(
                 f'frozen_stages={frozen_stages!r}: allowed are -1 (none) to {self.plan.num_stages} (all)'
             )
+        self._initialised = False
         self.widen_factor = widen_factor
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
@@ -155,10 +156,10 @@ class MobileNetV2(BaseModule):
         """
         if not isinstance(self.init_cfg, dict) or self.init_cfg.get('type') != 'Pretrained':
             super().init_weights()
-        elif not self.is_init:
+        elif not self._initialised:
             checkpoint = _load_checkpoint(self.init_cfg['checkpoint'], map_location='cpu')
             load_backbone(self, checkpoint.get('state_dict', checkpoint))
-            self.is_init = True
+            self._initialised = self.is_init = True
 
     def train(self, mode: bool = True) -> MobileNetV2:
         """Sets the mode; what is frozen, and with ``norm_eval`` every batch norm, stays in evaluation."""

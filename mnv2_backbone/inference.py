@@ -97,9 +97,11 @@ class Predictor:
             self.model = model.to(device).eval()
         except (RuntimeError, AssertionError) as error:
             raise UserError(f'--device {device}: {error}') from error
-        self.meta = dict(DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True)).metainfo)
+        dataset = cfg.test_dataloader.dataset
+        with DATASETS.switch_scope_and_registry(None) as registry:
+            self.meta = {**registry.get(dataset.type).METAINFO, **dataset.get('metainfo', {})}
         self.meta.update((checkpoint.get('meta') or {}).get('dataset_meta') or {})
-        steps = cfg.test_dataloader.dataset.pipeline[1:]
+        steps = dataset.pipeline[1:]
         self.pipeline = Compose([step for step in steps if 'LoadAnnotations' not in step['type']])
         self.visualizer = VISUALIZERS.build(dict(cfg.visualizer, vis_backends=None))
         self.visualizer.dataset_meta = self.meta

@@ -7,20 +7,18 @@ import xml.etree.ElementTree as ET
 import cv2
 import numpy as np
 import torch
+from mmdet.datasets import VOCDataset
 from test_named_weights import cache, place  # noqa: F401 - a fixture
 
 from mnv2_backbone import Classifier
 from mnv2_backbone.weights.fetch import obtain
 from mnv2_backbone.weights.load import load_backbone
 
-CLASSES = (
-    'aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person '
-    'pottedplant sheep sofa train tvmonitor'
-).split()
+CLASSES = VOCDataset.METAINFO['classes']
 
 
 def read(folder, split):
-    names = (folder / f'ImageSets/Main/{split}.txt').read_text().split()
+    names = (folder / f'ImageSets/Main/{split}.txt').read_text()
     pictures, labels = [], []
     for name in names:
         picture = cv2.imread(str(folder / f'JPEGImages/{name}.jpg'))[..., ::-1]

@@ -84,6 +84,9 @@ def run(name: str, args: argparse.Namespace) -> float:
     Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
     cfg.load_from = str(Path(cfg.work_dir, 'start.pth'))
     torch.save(dict(state_dict=state, meta={}), cfg.load_from)
+    if not any(key.startswith('decode_head.') for key in state):
+        (check,) = (hook for hook in cfg.custom_hooks if hook.type == 'mnv2_backbone.CheckedLoadHook')
+        check.fresh = ('decode_head',)
     runner = Runner.from_cfg(cfg)
     missing = [key for key in runner.model.backbone.state_dict() if f'backbone.{key}' not in state]
     if any('num_batches_tracked' not in key for key in missing):

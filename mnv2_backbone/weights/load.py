@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -93,18 +93,27 @@ def load_backbone(backbone: nn.Module, state_dict: Mapping[str, Tensor], *, pref
         prefix: What the backbone's keys begin with.
     """
     prefix = prefix if any(key.startswith(prefix) for key in state_dict) else ''
-    plan = cast(Plan, backbone.plan)
-    built, last = {layer.name for layer in plan.layers}, plan.layers[-1]
-    keys = [key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)]
+    beyond = beyond_the_last(cast(Plan, backbone.plan), _own_keys(state_dict, prefix))
+    load_into(backbone, state_dict, prefix=prefix, allow_left_over=beyond)
+
+
+def beyond_the_last(plan: Plan, keys: Iterable[str]) -> list[str]:
+    """The parts of a backbone that come after the last that a plan builds.
+
+    Args:
+        plan: The plan.
+        keys: Keys of weights, without a prefix.
+
+    Returns:
+        Names of layers, and of convolutions of the last layer that is built.
+    """
+    last = plan.layers[-1]
     number = int(last.name.removeprefix('layer_'))
-    beyond = {
-        key.partition('.')[0]
-        for key in keys
-        if key.startswith('layer_') and int(key.partition('.')[0].removeprefix('layer_')) > number
-    }
+    layers = {key.partition('.')[0] for key in keys if key.startswith('layer_')}
     steps = {'expand': 'expansion', 'depthwise': 'depthwise', 'project': 'projection'}
     cut = [f'{last.name}.{part}' for part, step in steps.items() if step not in last.steps]
-    load_into(backbone, state_dict, prefix=prefix, allow_left_over=[*beyond - built, *cut])
+    beyond = sorted(name for name in layers if int(name.removeprefix('layer_')) > number)
+    return beyond + (cut if last.op == 'bottleneck' else [])
 
 
 def _within(key: str, parts: Sequence[str]) -> bool:

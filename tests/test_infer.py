@@ -1,0 +1,102 @@
+"""``tools/infer.py`` as a user types it, beside MMDetection's own inferencer."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+from test_named_weights import cache, place  # noqa: F401 - a fixture
+
+
+def infer(*arguments):
+    command = [sys.executable, 'tools/infer.py', *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture
+def photos(real_data, tmp_path):
+    folder = tmp_path / 'photos'
+    (folder / 'more').mkdir(parents=True)
+    shutil.copy(real_data / 'data/coco/val2017/000000000139.jpg', folder / 'room.jpg')
+    shutil.copy(real_data / 'data/coco/val2017/000000000802.jpg', folder / 'more/kitchen.jpg')
+    (folder / 'broken.jpg').write_bytes(b'not a picture')
+    return folder
+
+
+def test_a_folder_is_detected_drawn_and_described(real_data, cache, photos, tmp_path):  # noqa: F811
+    place(real_data, cache, 'ssdlite-coco')
+    out = tmp_path / 'out'
+    done = infer(photos, '--out-dir', out, '--score-thr', 0.3)
+    assert done.returncode == 1 and 'broken.jpg is not a picture' in done.stdout, done.stderr
+    assert '2 of 3 files done' in done.stdout
+    found = json.loads((out / 'room.json').read_text())
+    labels = {thing['label'] for thing in found['objects']}
+    assert {'tv', 'chair', 'person'} <= labels
+    drawn, photo = cv2.imread(str(out / 'room.jpg')), cv2.imread(str(photos / 'room.jpg'))
+    changed = (cv2.absdiff(drawn, photo).max(2) > 60).mean()
+    assert 0.001 < changed < 0.2
+    assert (out / 'more/kitchen.json').is_file() and not list(out.rglob('broken*'))
+
+    # MMDetection's own inferencer finds the same with the same config and weights
+    code = f"""
+import json
+from mmdet.apis import DetInferencer
+infer = DetInferencer('configs/ssdlite_mnv2_coco_tf.py', 'mnv2://ssdlite-coco', device='cpu', show_progress=False)
+print(json.dumps(infer({str(photos / 'room.jpg')!r})['predictions'][0]))
+"""
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    theirs = json.loads(done.stdout.splitlines()[-1])
+    for thing, score, box in zip(found['objects'], theirs['scores'], theirs['bboxes']):
+        assert thing['score'] == pytest.approx(score, abs=1e-3)
+        assert thing['box'] == pytest.approx(box, abs=0.2)
+
+
+def test_a_video_gives_a_video_and_its_frames(real_data, cache, photos, tmp_path):  # noqa: F811
+    place(real_data, cache, 'ssdlite-coco')
+    photo = cv2.resize(cv2.imread(str(photos / 'room.jpg')), (320, 240))
+    video = cv2.VideoWriter(str(tmp_path / 'clip.avi'), cv2.VideoWriter.fourcc(*'MJPG'), 5.0, (320, 240))
+    for shift in range(3):
+        video.write(np.roll(photo, 10 * shift, axis=1))
+    video.release()
+    done = infer(tmp_path / 'clip.avi', '--out-dir', tmp_path / 'out')
+    assert done.returncode == 0, done.stderr
+    described = json.loads((tmp_path / 'out/clip.json').read_text())
+    assert [frame['frame'] for frame in described['frames']] == [0, 1, 2] and described['fps'] == 5
+    drawn = cv2.VideoCapture(str(tmp_path / 'out/clip.mp4'))
+    assert drawn.get(cv2.CAP_PROP_FRAME_COUNT) == 3
+
+
+def test_a_segmenter_gives_an_indexed_mask(real_data, cache, tmp_path):  # noqa: F811
+    place(real_data, cache, 'deeplabv3-voc')
+    photo = real_data / 'data/VOCdevkit/VOC2012/JPEGImages/2007_000042.jpg'
+    done = infer(photo, '--weights', 'mnv2://deeplabv3-voc', '--out-dir', tmp_path)
+    assert done.returncode == 0, done.stderr
+    mask = Image.open(tmp_path / '2007_000042.png')
+    assert mask.mode == 'P'
+    labels = np.asarray(mask)
+    reference = np.load(real_data / 'reference/deeplabv3_tf_outputs/2007_000042.npz')['predictions']
+    assert (labels == reference).mean() > 0.999
+    classes = json.loads((tmp_path / '2007_000042.json').read_text())['classes']
+    assert classes['train'] == pytest.approx((labels == 19).mean(), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        (['nowhere/*.jpg'], 'nowhere/*.jpg: does not exist'),
+        (['README.md'], 'README.md: has no pictures'),
+        (['x.jpg', '--score-thr', '2'], '--score-thr 2.0: allowed are numbers from 0 to 1'),
+        (['x.jpg', '--config', 'configs/ssdlite_mnv2_voc.py'], '--config without --weights'),
+        (['x.jpg', '--weights', 'mine.pth'], '--weights mine.pth: name their --config too'),
+    ],
+)
+def test_a_wrong_option_is_named(arguments, words):
+    done = infer(*arguments)
+    assert done.returncode == 2 and words in done.stderr and 'Traceback' not in done.stderr

@@ -1,5 +1,6 @@
 # make env     the environment of the verified versions: .venv
-# make demo    the main job on a small data set: trains, evaluates, draws
+# make demo    the main job on a small data set: trains a detector, evaluates, draws
+# make demo-segment  the same with a segmenter
 # make test    ruff, mypy and all tests;  make lint  only the first two
 # make clean   removes what was built and trained;  make distclean  the environments too
 #
@@ -21,12 +22,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINS := $(addprefix tools/requirements/,torch.txt $(LINE).txt)
 
-.PHONY: env demo test lint clean distclean
+.PHONY: env demo demo-segment test lint clean distclean
 
 env: $(VENV)/.ready
 
 demo: env
 	$(BIN)/python tools/demo.py
+
+demo-segment: env
+	$(BIN)/python tools/demo.py segment
 
 lint: env
 	$(BIN)/python -m ruff check .

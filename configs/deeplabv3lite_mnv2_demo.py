@@ -1,7 +1,6 @@
-"""Segmentation of the embedded data set from scratch: width 0.5, crops of 193.
+"""The segmentation demo: DeepLabv3-lite on the embedded data set, in a few minutes on two CPU cores.
 
-    python tools/make_toy_dataset.py data/toy
-    python tools/train.py configs/deeplabv3lite_mnv2_demo.py
+    make demo-segment
 """
 
 _base_ = [
@@ -10,15 +9,15 @@ _base_ = [
     './_base_/schedules/deeplab_poly.py',
     './_base_/seg_runtime.py',
 ]
-max_epochs = 12
+max_epochs = 6
 model = dict(
     data_preprocessor=dict(size=(193, 193), test_cfg=dict(size=(257, 257))),
-    # From scratch and in few steps: small, and with norms that settle fast.
-    backbone=dict(widen_factor=0.5, norm_cfg=dict(momentum=0.03), init_cfg=None),
-    decode_head=dict(channels=128, num_classes=9, norm_cfg=dict(momentum=0.03)),
+    # Few steps: norms that settle fast.
+    backbone=dict(norm_cfg=dict(momentum=0.03)),
+    decode_head=dict(num_classes=9, norm_cfg=dict(momentum=0.03)),
 )
-optim_wrapper = dict(optimizer=dict(lr=0.05))
-train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
+optim_wrapper = dict(type='mnv2_backbone.BFloat16OptimWrapper', optimizer=dict(lr=0.03))
+train_cfg = dict(max_epochs=max_epochs, val_interval=2)
 param_scheduler = [
     dict(
         type='PolyLR',

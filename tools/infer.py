@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from mmengine.config import DictAction
@@ -56,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     predictor = Predictor(load_config(config, args.cfg_options), weights, args.device)
     failed = []
     with Progress() as progress:
+        say = partial(progress.console.print, soft_wrap=True, markup=False, highlight=False)
         task = progress.add_task('files', total=len(sources))
         for source in sources:
             try:
@@ -67,10 +69,10 @@ def run(args: argparse.Namespace) -> int:
                     result = predict_picture(predictor, source, args.out_dir, args.score_thr)
                     if len(sources) == 1:
                         for found in result.get('objects', []):
-                            progress.print(f'{found["label"]:>16} {found["score"]:.2f}  {found["box"]}')
+                            say(f'{found["label"]:>16} {found["score"]:.2f}  {found["box"]}')
             except UserError as error:
                 failed.append(source)
-                progress.print(f'skipped: {error}')
+                say(f'skipped: {error}')
             progress.advance(task)
     print(f'{len(sources) - len(failed)} of {len(sources)} files done, results in {args.out_dir}/')
     return 1 if failed else 0

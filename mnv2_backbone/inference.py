@@ -18,8 +18,8 @@ from mmengine.dataset import Compose
 from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
 from mmengine.runner.checkpoint import _load_checkpoint
 
+from .errors import UserError
 from .masks import save_indexed_png
-from .runtime.errors import UserError
 from .weights.load import load_into
 
 PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')

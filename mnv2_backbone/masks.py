@@ -12,8 +12,8 @@ from mmseg.evaluation.metrics import IoUMetric
 from mmseg.structures import SegDataSample
 from PIL import Image
 
+from .errors import UserError
 from .registry import METRICS
-from .runtime.errors import UserError
 
 
 class LabelError(UserError):

@@ -19,8 +19,8 @@ from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import DataLoader
 
+from mnv2_backbone.errors import UserError
 from mnv2_backbone.runtime.checkpoint import CheckpointError, find_resume_point, read_checkpoint
-from mnv2_backbone.runtime.errors import UserError
 from mnv2_backbone.runtime.images import LoadImage, SkippedImagesHook, UnreadableImageError
 from mnv2_backbone.runtime.options import apply_options
 from mnv2_backbone.runtime.preflight import check_data

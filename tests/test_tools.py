@@ -22,9 +22,9 @@ from mmengine.runner import CheckpointLoader
 
 pytest.importorskip('mmdet', reason='training a detector needs MMDetection: pip install .[mm]')
 
+from mnv2_backbone.errors import UserError
 from mnv2_backbone.runtime import cli
 from mnv2_backbone.runtime.checkpoint import read_checkpoint
-from mnv2_backbone.runtime.errors import UserError
 from mnv2_backbone.toydata import write_toy_dataset
 
 ROOT = Path(__file__).parents[1]

@@ -18,8 +18,8 @@ from mmengine.config import Config, DictAction
 from mmengine.runner import CheckpointLoader, Runner
 
 from mnv2_backbone import feature_info
+from mnv2_backbone.errors import UserError
 from mnv2_backbone.runtime.checkpoint import read_weights_only_everywhere
-from mnv2_backbone.runtime.errors import UserError
 from mnv2_backbone.runtime.options import load_config
 from mnv2_backbone.weights import scheme  # noqa: F401 - registers mnv2://
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from mnv2_backbone.runtime.errors import UserError
+from mnv2_backbone.errors import UserError
 from mnv2_backbone.weights.convert import FORMATS, read, save
 from mnv2_backbone.weights.layout import PARTS
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from mnv2_backbone import Classifier, MobileNetV2, make_plan
-from mnv2_backbone.runtime.errors import UserError
+from mnv2_backbone.errors import UserError
 from mnv2_backbone.runtime.options import load_config
 from mnv2_backbone.summary import (
     CLASSIFIERS,

@@ -13,9 +13,9 @@ from pathlib import Path
 from mmengine.config import DictAction
 from rich.progress import Progress
 
+from mnv2_backbone.errors import UserError
 from mnv2_backbone.inference import Predictor, find_sources, predict_picture, predict_video
 from mnv2_backbone.runtime.checkpoint import read_weights_only_everywhere
-from mnv2_backbone.runtime.errors import UserError
 from mnv2_backbone.runtime.options import load_config
 from mnv2_backbone.weights.names import WEIGHTS
 

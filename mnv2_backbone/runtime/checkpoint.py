@@ -21,7 +21,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from mmengine.utils import digit_version
 
-from .errors import UserError
+from ..errors import UserError
 
 try:
     from numpy._core import multiarray  # numpy 2

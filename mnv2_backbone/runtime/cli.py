@@ -17,8 +17,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import METRICS, RUNNERS
 from mmengine.runner import Runner
 
+from ..errors import UserError
 from .checkpoint import find_resume_point, read_checkpoint, read_weights_only_everywhere
-from .errors import UserError
 from .options import load_config
 from .preflight import check_data
 

@@ -16,9 +16,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from PIL import Image
 
+from ..errors import UserError
 from ..registry import HOOKS, TRANSFORMS
 from .datasets import base_datasets
-from .errors import UserError
 
 #: How a file of a kind begins and what must stand near its end, or it was cut off.
 _ENDINGS = {b'\xff\xd8': b'\xff\xd9', b'\x89PNG': b'IEND'}

@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from .errors import UserError
+from ..errors import UserError
 
 #: Top-level names that something reads after the config is parsed. Any other one only helped to
 #: write the file, and setting it from outside changes nothing.

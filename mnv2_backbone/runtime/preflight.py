@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
-from .errors import UserError
+from ..errors import UserError
 
 _SET_ROOT = 'point at your copy with --cfg-options data_root=FOLDER'
 

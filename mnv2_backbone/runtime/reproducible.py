@@ -18,9 +18,9 @@ from mmengine.dist import all_reduce_dict, broadcast, get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from ..errors import UserError
 from ..registry import HOOKS
 from .datasets import base_datasets, wrappers
-from .errors import UserError
 
 
 def _mix(*numbers: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..runtime.errors import UserError
+from ..errors import UserError
 from .arrays import read_npy_folder, read_npz, read_tf_checkpoint
 from .detector import class_names, keep_coco_classes, num_classes
 from .frozen import read_frozen

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..runtime.errors import UserError
+from ..errors import UserError
 
 
 class WeightsError(UserError, ValueError):

@@ -22,7 +22,7 @@ SCOPE = 'mnv2_backbone'
 
 #: The module in which each registered name lives.
 ROOMS = {
-    'CheckedLoadHook': 'runtime.loading',
+    'CheckedLoadHook': 'weights.hook',
     'MobileNetV2': 'backbone',
     'SyncBN': 'layers',
     'SlimClsHead': 'classifier',

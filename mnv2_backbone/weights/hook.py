@@ -10,8 +10,8 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 
 from ..registry import HOOKS
-from ..weights.load import beyond_the_last, check_fit
-from ..weights.transfer import fit_classes
+from .load import beyond_the_last, check_fit
+from .transfer import fit_classes
 
 
 @HOOKS.register_module()

@@ -10,7 +10,7 @@ _base_ = [
     './_base_/default_runtime.py',
 ]
 
-max_epochs = 6
+max_epochs = 7
 input_size = (256, 256)
 resize = dict(type='Resize', scale=input_size, keep_ratio=False)
 

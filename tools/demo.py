@@ -55,11 +55,11 @@ def main() -> int:
     tool('train.py', '--work-dir', work_dir)
     seconds = time.monotonic() - trained
     checkpoint = Path((work_dir / 'last_checkpoint').read_text().strip())
-    tool('test.py', checkpoint, '--work-dir', work_dir / 'test', '--show-dir', 'pictures')
+    shown = work_dir.resolve() / 'pictures'
+    tool('test.py', checkpoint, '--work-dir', work_dir / 'test', '--show-dir', shown)
 
     curves = plot_curves(work_dir, work_dir / 'curves.png')
-    newest = max((work_dir / 'test').glob('*/pictures'), key=lambda path: path.stat().st_mtime)
-    found = sorted(path for path in newest.rglob('*') if path.suffix in ('.jpg', '.png'))[:12]
+    found = sorted(path for path in shown.rglob('*') if path.suffix in ('.jpg', '.png'))[:12]
     pictures = [np.asarray(cv2.imread(str(path))) for path in found]
     sheet = work_dir / 'predictions.jpg'
     cv2.imwrite(str(sheet), contact_sheet(pictures, columns=3, width=1600))

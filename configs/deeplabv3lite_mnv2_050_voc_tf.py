@@ -13,7 +13,7 @@ model = dict(
     backbone=dict(widen_factor=0.5, divisible_by=4),
 )
 test_pipeline = [
-    dict(type='mnv2_backbone.LoadImage'),
+    dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(257, 257), keep_ratio=False),
     dict(type='LoadAnnotations'),  # at the picture's own size
     dict(type='PackSegInputs'),

@@ -9,15 +9,44 @@ _base_ = [
     './_base_/schedules/deeplab_poly.py',
     './_base_/seg_runtime.py',
 ]
-max_epochs = 6
+max_epochs = 7
+input_size = (257, 257)
+resize = dict(type='Resize', scale=input_size, keep_ratio=False)
 model = dict(
-    data_preprocessor=dict(size=(193, 193), test_cfg=dict(size=(257, 257))),
+    data_preprocessor=dict(size=input_size, test_cfg=dict(size=input_size)),
     # Few steps: norms that settle fast.
     backbone=dict(norm_cfg=dict(momentum=0.03)),
     decode_head=dict(num_classes=9, norm_cfg=dict(momentum=0.03)),
 )
-optim_wrapper = dict(type='mnv2_backbone.BFloat16OptimWrapper', optimizer=dict(lr=0.03))
-train_cfg = dict(max_epochs=max_epochs, val_interval=2)
+optim_wrapper = dict(
+    _delete_=True,
+    type='mnv2_backbone.BFloat16OptimWrapper',
+    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.01),
+)
+# Whole pictures: what a shape is shows in its outline.
+train_dataloader = dict(
+    dataset=dict(
+        pipeline=[
+            dict(type='mnv2_backbone.LoadImage', skip_corrupt=True),
+            dict(type='LoadAnnotations'),
+            resize,
+            dict(type='RandomFlip', prob=0.5),
+            dict(type='PackSegInputs'),
+        ]
+    )
+)
+val_dataloader = dict(
+    dataset=dict(
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            resize,
+            dict(type='LoadAnnotations'),
+            dict(type='PackSegInputs'),
+        ]
+    )
+)
+test_dataloader = val_dataloader
+train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 param_scheduler = [
     dict(
         type='PolyLR',

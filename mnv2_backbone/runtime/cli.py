@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
@@ -183,7 +184,24 @@ def _load(args: argparse.Namespace) -> Config:
     cfg.work_dir = (
         args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
     )
+    for part in ('val_dataloader', 'test_dataloader', 'tta_pipeline'):
+        _name_damaged_pictures(cfg.get(part))
     return cfg
+
+
+def _name_damaged_pictures(node: Any) -> None:
+    """Loads pictures by :class:`LoadImage`, whose errors name the file.
+
+    The configs say ``LoadImageFromFile``, which the inferencers of MMDetection and MMSegmentation look for.
+    """
+    if isinstance(node, dict):
+        if node.get('type') == 'LoadImageFromFile' and 'ignore_empty' not in node:
+            node['type'] = 'mnv2_backbone.LoadImage'
+        for child in node.values():
+            _name_damaged_pictures(child)
+    elif isinstance(node, (list, tuple)):
+        for child in node:
+            _name_damaged_pictures(child)
 
 
 def _distribute_on_cpu(cfg: Config) -> None:

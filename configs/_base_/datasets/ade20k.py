@@ -41,7 +41,7 @@ val_dataloader = dict(
         indices=None,  # a number: only the first so many pictures
         test_mode=True,
         pipeline=[
-            dict(type='mnv2_backbone.LoadImage'),
+            dict(type='LoadImageFromFile'),
             dict(type='Resize', scale=size, keep_ratio=True),
             load_labels,  # at the picture's own size
             dict(type='PackSegInputs'),
@@ -51,7 +51,7 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 
 tta_pipeline = [
-    dict(type='mnv2_backbone.LoadImage'),
+    dict(type='LoadImageFromFile'),
     dict(
         type='TestTimeAug',
         transforms=[

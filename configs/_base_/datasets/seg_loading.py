@@ -17,14 +17,14 @@ train_pipeline = [
 ]
 # Pictures keep their size.
 test_pipeline = [
-    dict(type='mnv2_backbone.LoadImage'),
+    dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
 ]
 # The paper's multi-scale inputs, each also mirrored.
 tta_model = dict(type='SegTTAModel')
 tta_pipeline = [
-    dict(type='mnv2_backbone.LoadImage'),
+    dict(type='LoadImageFromFile'),
     dict(
         type='TestTimeAug',
         transforms=[

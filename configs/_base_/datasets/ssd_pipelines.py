@@ -13,7 +13,7 @@ train_pipeline = [
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
-    dict(type='mnv2_backbone.LoadImage'),
+    dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=input_size, keep_ratio=False),
     # After the resizing: boxes are compared in the original picture.
     dict(type='LoadAnnotations', with_bbox=True),
@@ -26,7 +26,7 @@ tta_model = dict(
     type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.55), max_per_img=200)
 )
 tta_pipeline = [
-    dict(type='mnv2_backbone.LoadImage'),
+    dict(type='LoadImageFromFile'),
     dict(
         type='TestTimeAug',
         transforms=[

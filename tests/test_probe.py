@@ -18,7 +18,7 @@ CLASSES = VOCDataset.METAINFO['classes']
 
 
 def read(folder, split):
-    names = (folder / f'ImageSets/Main/{split}.txt').read_text()
+    names = (folder / f'ImageSets/Main/{split}.txt').read_text().split()
     pictures, labels = [], []
     for name in names:
         picture = cv2.imread(str(folder / f'JPEGImages/{name}.jpg'))[..., ::-1]

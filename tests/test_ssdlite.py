@@ -13,7 +13,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mnv2_backbone.ssdlite import TFAnchorGenerator
 
-register_all_modules()
+
+@pytest.fixture(scope='module', autouse=True)
+def mmdet_scope():
+    """Other tests leave other default scopes behind."""
+    register_all_modules()
+
+
 TRAIN = ConfigDict(
     assigner=dict(
         type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.5, min_pos_iou=0.0, gt_max_assign_all=False

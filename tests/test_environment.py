@@ -187,7 +187,7 @@ class TestMake:
                               'if [ "$1 $2" = "-m venv" ]; then mkdir -p $3/bin; cp $0 $3/bin/; fi\n'
                               f'if [ -e {tmp_path}/fail ] && [ "$2" = pip ]; then exit 1; fi\n')
             python.chmod(0o755)
-        env = {k: v for k, v in os.environ.items() if not k.startswith('MAKE') and k != 'VENV'}
+        env = {k: v for k, v in os.environ.items() if not k.startswith('MAKE') and k not in ('LINE', 'PYTHON', 'VENV')}
         return subprocess.run(['make', f'PYTHON={tmp_path}/python', *arguments], cwd=project,
                               capture_output=True, text=True, env=env)
 

@@ -17,6 +17,16 @@ from .spec import ActCfg, Layer
 Cfg = dict[str, Any]
 
 
+def same_padding(size: int, kernel: int, stride: int, rate: int) -> tuple[int, int]:
+    """What TensorFlow's SAME pads one side of a picture with, before and after; the odd pixel comes after.
+
+    Works with the symbolic sizes of an exported graph too.
+    """
+    total = (-(-size // stride) - 1) * stride + (kernel - 1) * rate + 1 - size
+    total = max(total, 0)
+    return total // 2, total - total // 2
+
+
 def pad_same(x: Tensor, kernel: int, stride: int, rate: int) -> Tensor:
     """Pads as TensorFlow's SAME: output size ceil(size / stride), the odd pixel at the end.
 
@@ -27,12 +37,8 @@ def pad_same(x: Tensor, kernel: int, stride: int, rate: int) -> Tensor:
     Returns:
         (N, C, H + p, W + q).
     """
-    padding = []
-    for size in (x.shape[3], x.shape[2]):
-        total = (-(-size // stride) - 1) * stride + (kernel - 1) * rate + 1 - size
-        total = max(total, 0)
-        padding += [total // 2, total - total // 2]
-    return F.pad(x, padding)
+    height, width = x.shape[2:]
+    return F.pad(x, [*same_padding(width, kernel, stride, rate), *same_padding(height, kernel, stride, rate)])
 
 
 class ConvNormAct(ConvModule):

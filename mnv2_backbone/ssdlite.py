@@ -291,7 +291,7 @@ class SSDLiteHead(BaseDenseHead):
             ``loss_cls`` and ``loss_bbox``, scalars.
         """
         assert self.train_cfg is not None, 'built without train_cfg'
-        logits, codes = self._flatten(cls_scores, bbox_preds)
+        logits, codes = self.flatten(cls_scores, bbox_preds)
         anchors = self._anchors(cls_scores, batch_img_metas)
         labels, weights, boxes = self._targets(
             anchors, batch_gt_instances, batch_gt_instances_ignore or [None] * len(batch_gt_instances)
@@ -339,7 +339,7 @@ class SSDLiteHead(BaseDenseHead):
         """
         cfg = self.test_cfg if cfg is None else cfg
         assert cfg is not None, 'built without test_cfg'
-        logits, codes = self._flatten(cls_scores, bbox_preds)
+        logits, codes = self.flatten(cls_scores, bbox_preds)
         anchors = self._anchors(cls_scores, batch_img_metas)
         results = []
         for scores, code, meta in zip(self.scores(logits), codes, batch_img_metas):
@@ -356,7 +356,9 @@ class SSDLiteHead(BaseDenseHead):
         converted = logits.softmax(-1) if self.score_converter == 'softmax' else logits.sigmoid()
         return converted[..., :-1]
 
-    def _flatten(self, cls_scores: list[Tensor], bbox_preds: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def flatten(self, cls_scores: list[Tensor], bbox_preds: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """What :meth:`forward` returns, as logits (N, anchors, num_classes + 1) and codes (N, anchors, 4), float32."""
+
         def flat(maps: list[Tensor], channels: int) -> Tensor:
             return torch.cat([x.permute(0, 2, 3, 1).reshape(len(x), -1, channels) for x in maps], 1).float()
 

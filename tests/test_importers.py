@@ -493,7 +493,7 @@ def detect(net, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
     head = net.bbox_head
     with torch.no_grad():
         maps, codes = head(net.extract_feat(x))
-    logits, codes = head._flatten(maps, codes)
+    logits, codes = head.flatten(maps, codes)
     anchors = head._anchors(maps, [dict(img_shape=tuple(x.shape[2:]))])
     side = x.shape[2]
     boxes = head.bbox_coder.decode(anchors, codes[0])

@@ -1,0 +1,200 @@
+"""A trained model in its fastest form within PyTorch."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from ..backbone import MobileNetV2
+from .fold import fold_norms, settle_padding
+from .network import Detector, Segmenter, to_bfloat16
+from .postprocess import thin_out
+from .recipe import Recipe
+
+Size = tuple[int, int]
+
+
+def compiled(network: nn.Module, sample: Tensor) -> Callable[..., Any]:
+    """Compiles a network for inputs of one size, its weights as constants, where a C++ compiler is at hand.
+
+    Args:
+        network: Its parameters must stay as they are from now on.
+        sample: An input.
+
+    Returns:
+        The compiled network; ``network`` itself, with a warning, where it cannot be compiled.
+    """
+    fast: Any = torch.compile(network, dynamic=False, options={'freezing': True})
+    try:
+        with torch.no_grad():
+            fast(sample)
+    except Exception as error:  # whatever the compiler and what it runs may raise
+        print_log(f'not compiled, only folded: {type(error).__name__}: {error}', 'current', logging.WARNING)
+        torch._dynamo.reset()
+        return network
+    return fast
+
+
+class OneSize(nn.Module):
+    """A network that is fast on inputs of one size and right on all.
+
+    Args:
+        network: Takes any size.
+        sample: An input of the size to be fast on.
+        compile: Whether to compile for it.
+    """
+
+    def __init__(self, network: nn.Module, sample: Tensor, compile: bool = True) -> None:
+        super().__init__()
+        self.network = network
+        self.shape = tuple(sample.shape[1:])
+        settled = copy.deepcopy(network)
+        settle_padding(settled, sample)
+        self.fast: Callable[..., Any] = compiled(settled, sample) if compile else settled
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Any:
+        """What the network returns."""
+        return (self.fast if tuple(x.shape[1:]) == self.shape else self.network)(x)
+
+
+class DeployedDetector:
+    """A detector from pictures to boxes; see :func:`deploy`.
+
+    Args:
+        network: For pictures of ``recipe.size``.
+        recipe: How pictures are resized and boxes thinned out.
+    """
+
+    def __init__(self, network: Callable[..., Any], recipe: Recipe) -> None:
+        self.network, self.recipe = network, recipe
+
+    @torch.no_grad()
+    def __call__(self, pictures: Sequence[np.ndarray]) -> list[InstanceData]:
+        """Detects.
+
+        Args:
+            pictures: (H, W, 3) each, BGR, bytes, of any size.
+
+        Returns:
+            For each picture ``bboxes`` (n, 4) in its pixels, ``scores`` (n,) and ``labels`` (n,).
+        """
+        assert self.recipe.size is not None
+        height, width = self.recipe.size
+        boxes, scores = self.network(torch.from_numpy(np.stack([self.recipe.resize(x) for x in pictures])))
+        results = []
+        for picture, box, score in zip(pictures, boxes, scores):
+            found = thin_out(box, score, self.recipe.test_cfg)
+            y, x = picture.shape[0] / height, picture.shape[1] / width
+            found.bboxes = found.bboxes * found.bboxes.new_tensor((x, y, x, y))
+            results.append(found)
+        return results
+
+
+class DeployedSegmenter:
+    """A segmenter from pictures to label maps; see :func:`deploy`.
+
+    Args:
+        network: From pictures to logits.
+        labels: From logits to label maps, as :meth:`mnv2_backbone.deployment.network.Segmenter.labels`.
+        recipe: How pictures are resized.
+    """
+
+    def __init__(self, network: nn.Module, labels: Any, recipe: Recipe) -> None:
+        self.network, self.labels, self.recipe = network, labels, recipe
+
+    @torch.no_grad()
+    def __call__(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Segments.
+
+        Args:
+            pictures: (H, W, 3) each, BGR, bytes, of any size.
+
+        Returns:
+            For each picture its label map (H, W), bytes.
+        """
+        results = []
+        for picture in pictures:
+            resized = self.recipe.resize(picture)
+            original = picture.shape[:2] if self.recipe.size else None
+            logits = self.network(torch.from_numpy(resized)[None])
+            results.append(self.labels(logits, resized.shape[:2], original)[0].numpy())
+        return results
+
+
+def deploy(
+    model: nn.Module,
+    cfg: Config | None = None,
+    *,
+    size: Size | None = None,
+    precision: str = 'fp32',
+    compile: bool = True,
+) -> nn.Module | DeployedDetector | DeployedSegmenter:
+    """Turns a trained model into its fastest form within PyTorch, for CPUs.
+
+    Batch norms and the input's normalisation are folded into the convolutions, TensorFlow's uneven padding becomes the
+    convolutions' own, the memory format is channels last, and the network is compiled where there is a C++ compiler.
+    The model itself stays as it is; outputs are within 1e-4 of its.
+
+    Args:
+        model: :class:`mnv2_backbone.MobileNetV2`, or an ``SSDLite`` or ``DeepLab`` of this package.
+        cfg: The config of a detector or segmenter; by default ``model.cfg``, which ``init_detector`` and
+            ``init_model`` set.
+        size: (height, width) of the network's input; that of the config's test pipeline by default. For a bare
+            backbone it has to be given. Inputs of other sizes work too for backbones and segmenters, uncompiled.
+        precision: ``'fp32'``, or ``'bf16'`` where the processor multiplies bfloat16.
+        compile: Whether to compile.
+
+    Returns:
+        For a backbone a module that takes what it takes; else a :class:`DeployedDetector` or
+        :class:`DeployedSegmenter`, called with pictures.
+
+    Raises:
+        ValueError: The model or an option cannot be deployed; the message says why.
+
+    Examples:
+        >>> from mmdet.apis import init_detector
+        >>> detect = deploy(init_detector('configs/ssdlite_mnv2_coco_tf.py', 'mnv2://ssdlite-coco', device='cpu'))
+        >>> detect([picture])[0].bboxes
+    """
+    if precision not in ('fp32', 'bf16'):
+        raise ValueError(f"precision={precision!r}: allowed are 'fp32' and 'bf16'")
+    if isinstance(model, MobileNetV2):
+        if size is None:
+            raise ValueError('size: a bare backbone needs the (height, width) to be fast on')
+        network = fold_norms(model)
+        sample = torch.zeros(1, 3, *size)
+        if precision == 'bf16':
+            network, sample = network.bfloat16(), sample.bfloat16()
+        return OneSize(network, sample, compile)
+    cfg = cfg or getattr(model, 'cfg', None)
+    if cfg is None:
+        raise ValueError('cfg: the model has no cfg of its own, give the config it was built from')
+    recipe = Recipe.from_config(cfg)
+    if recipe.task == 'segment':
+        segmenter = Segmenter(model)
+        if precision == 'bf16':
+            to_bfloat16(segmenter)
+        sample = torch.zeros(1, *(size or segmenter.least), 3, dtype=torch.uint8)
+        return DeployedSegmenter(OneSize(segmenter, sample, compile), segmenter.labels, recipe)
+    size = size or recipe.size
+    if size is None:
+        raise ValueError('size: the test pipeline does not resize to a fixed size, give the one to be fast on')
+    recipe = replace(recipe, size=size)
+    detector = Detector(model, size)
+    if precision == 'bf16':
+        to_bfloat16(detector)
+    dtype = torch.uint8 if recipe.sampling == 'opencv' else torch.float32
+    sample = torch.zeros(1, *size, 3, dtype=dtype)
+    settle_padding(detector, sample)
+    return DeployedDetector(compiled(detector, sample) if compile else detector, recipe)

@@ -1,0 +1,40 @@
+"""From all boxes and scores of a picture to its detections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmcv.ops import batched_nms
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+
+def thin_out(boxes: Tensor, scores: Tensor, cfg: Mapping[str, Any]) -> InstanceData:
+    """Keeps the boxes with a score, the best of those that overlap; equal to what the trained model does.
+
+    A box is suppressed by surer ones only, so the surest few are thinned out first, and more only where too few
+    remain: with a low threshold, that is a small part of the work.
+
+    Args:
+        boxes: (anchors, 4).
+        scores: (anchors, classes).
+        cfg: ``score_thr``, ``nms_pre`` (-1: all), ``nms``, ``max_per_img``.
+
+    Returns:
+        ``bboxes`` (n, 4), ``scores`` (n,), ``labels`` (n,), the surest first.
+    """
+    anchors, labels = (scores > cfg['score_thr']).nonzero(as_tuple=True)
+    values = scores[anchors, labels]
+    limit = cfg.get('nms_pre', -1)
+    count = len(values) if limit < 0 else min(limit, len(values))
+    wanted = cfg['max_per_img']
+    taken = min(count, 4 * wanted)
+    while True:
+        top, order = values.topk(taken)
+        found, keep = batched_nms(boxes[anchors[order]], top, labels[order], dict(cfg['nms']))
+        if len(keep) >= wanted or taken == count:
+            break
+        taken = min(count, 4 * taken)
+    found, keep = found[:wanted], keep[:wanted]
+    return InstanceData(bboxes=found[:, :4], scores=found[:, 4], labels=labels[order][keep])

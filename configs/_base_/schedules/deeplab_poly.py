@@ -10,8 +10,9 @@ train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
+# bfloat16 where the device multiplies it; optim_wrapper.enabled=False for float32.
 optim_wrapper = dict(
-    type='OptimWrapper',
+    type='mnv2_backbone.BFloat16OptimWrapper',
     optimizer=dict(type='SGD', lr=0.007, momentum=0.9, weight_decay=4e-5),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, dwconv_decay_mult=0.0),
 )

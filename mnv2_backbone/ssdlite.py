@@ -341,10 +341,12 @@ class SSDLiteHead(BaseDenseHead):
         assert cfg is not None, 'built without test_cfg'
         logits, codes = self.flatten(cls_scores, bbox_preds)
         anchors = self._anchors(cls_scores, batch_img_metas)
+        limit = cfg.get('nms_pre', -1)
+        limit = limit if limit > 0 else logits[0].numel()  # with -1 MMDetection drops the last of them
         results = []
         for scores, code, meta in zip(self.scores(logits), codes, batch_img_metas):
             top, classes, _, kept = filter_scores_and_topk(
-                scores, cfg.score_thr, cfg.get('nms_pre', -1), dict(code=code, anchors=anchors)
+                scores, cfg.score_thr, limit, dict(code=code, anchors=anchors)
             )
             boxes = self.bbox_coder.decode(kept['anchors'], kept['code'], max_shape=meta['img_shape'])
             found = InstanceData(bboxes=boxes, scores=top, labels=classes)

@@ -28,6 +28,8 @@ def thin_out(boxes: Tensor, scores: Tensor, cfg: Mapping[str, Any]) -> InstanceD
     values = scores[anchors, labels]
     limit = cfg.get('nms_pre', -1)
     count = len(values) if limit < 0 else min(limit, len(values))
+    if not count:
+        return InstanceData(bboxes=boxes[:0], scores=values, labels=labels)
     wanted = cfg['max_per_img']
     taken = min(count, 4 * wanted)
     while True:

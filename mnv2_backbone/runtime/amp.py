@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ def multiplies_bfloat16() -> bool:
     """Whether the device that trains has instructions for bfloat16; emulated it is slower than float32."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_capability() >= (8, 0)
-    known = getattr(torch.cpu, 'get_capabilities', dict)()  # an older torch cannot tell
+    known: Mapping[str, object] = getattr(torch.cpu, 'get_capabilities', dict)()  # an older torch cannot tell
     return any(known.get(name) for name in ('avx512_bf16', 'amx_bf16', 'bf16'))
 
 

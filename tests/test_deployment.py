@@ -1,0 +1,217 @@
+"""Deployed models against the trained ones they come from."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmdet.structures import DetDataSample
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from mmseg.structures import SegDataSample
+
+import mnv2_backbone
+from mnv2_backbone import MobileNetV2
+from mnv2_backbone.deployment.deployed import compiled, deploy
+from mnv2_backbone.deployment.fold import fold_norms, settle_padding
+from mnv2_backbone.deployment.postprocess import thin_out
+from mnv2_backbone.layers import ConvNormAct
+
+
+def disturb(model, seed=0):
+    """Norms with statistics as after training, so that folding has something to fold."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.copy_(torch.randn(module.num_features, generator=generator) * 0.1)
+            module.running_var.copy_(torch.rand(module.num_features, generator=generator) + 0.5)
+            module.weight.data.copy_(torch.rand(module.num_features, generator=generator) + 0.5)
+            module.bias.data.copy_(torch.randn(module.num_features, generator=generator) * 0.1)
+    return model.eval()
+
+
+def build(config, scope, **options):
+    register_all_modules()
+    cfg = Config.fromfile(ROOT / 'configs' / config)
+    cfg.merge_from_dict({'model.backbone.init_cfg': None, 'model.backbone.widen_factor': 0.35, **options})
+    init_default_scope(scope)
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    return disturb(model), cfg
+
+
+def picture(height, width, seed=0):
+    coarse = np.random.RandomState(seed).randint(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
+    return coarse.repeat(8, 0).repeat(8, 1)[:height, :width].copy()
+
+
+def detected(model, recipe, image):
+    resized = recipe.resize(image)
+    height, width = resized.shape[:2]
+    meta = dict(
+        img_shape=(height, width),
+        ori_shape=image.shape[:2],
+        scale_factor=(width / image.shape[1], height / image.shape[0]),
+        batch_input_shape=(height, width),
+    )
+    inputs = torch.from_numpy(resized).permute(2, 0, 1)
+    return model.test_step(dict(inputs=[inputs], data_samples=[DetDataSample(metainfo=meta)]))[0].pred_instances
+
+
+DETECTORS = {
+    # even sizes, where SAME is uneven; equal means
+    'tf': ('ssdlite_mnv2_coco_tf.py', {}, (160, 128)),
+    # sizes that are even in one layer and odd in the next, means that differ, channels left as they come
+    'means': (
+        'ssdlite_mnv2_coco.py',
+        {
+            'model.data_preprocessor.mean': [103.5, 116.3, 123.7],
+            'model.data_preprocessor.std': [57.0, 58.4, 57.4],
+            'model.data_preprocessor.bgr_to_rgb': False,
+        },
+        (150, 147),
+    ),
+    'explicit': ('ssdlite_mnv2_coco.py', {'model.backbone.padding': 'explicit'}, (128, 160)),
+}
+
+
+@pytest.mark.parametrize('name', DETECTORS)
+def test_a_deployed_detector_finds_what_the_trained_one_finds(name):
+    config, options, size = DETECTORS[name]
+    model, cfg = build(config, 'mmdet', **options)
+    kept = {key: value.clone() for key, value in model.state_dict().items()}
+    detect = deploy(model, cfg, size=size, compile=False)
+    assert all(torch.equal(value, kept[key]) for key, value in model.state_dict().items())
+    images = [picture(90, 200), picture(*size, seed=1)]
+    for image, found in zip(images, detect(images)):
+        wanted = detected(model, detect.recipe, image)
+        assert len(found) == len(wanted) > 20
+        torch.testing.assert_close(found.scores, wanted.scores, atol=1e-5, rtol=0)
+        # of equal scores either may come first
+        near = (found.labels == wanted.labels) & ((found.bboxes - wanted.bboxes).abs().amax(1) < 0.01)
+        assert near.float().mean() > 0.9
+    batch = torch.from_numpy(picture(*size))[None]
+    with torch.no_grad():
+        boxes, scores = detect.network(batch)
+        inputs = model.data_preprocessor(dict(inputs=[batch[0].permute(2, 0, 1)]))['inputs']
+        logits, codes = model.bbox_head.flatten(*model.bbox_head(model.neck(model.backbone(inputs))))
+        torch.testing.assert_close(scores, model.bbox_head.scores(logits), atol=1e-5, rtol=0)
+        anchors = detect.network.anchors
+        wanted = model.bbox_head.bbox_coder.decode(anchors, codes[0], max_shape=size)
+    torch.testing.assert_close(boxes[0], wanted, atol=1e-3, rtol=1e-4)
+
+
+def test_compiling_changes_nothing_but_the_time():
+    model, cfg = build('ssdlite_mnv2_coco_tf.py', 'mmdet')
+    image = picture(64, 64)
+    plain = deploy(model, cfg, size=(64, 64), compile=False)
+    fast = mnv2_backbone.deploy(model, cfg, size=(64, 64))
+    assert fast.network is not plain.network and type(fast.network).__name__ == 'OptimizedModule'
+    batch = torch.from_numpy(image)[None]
+    with torch.no_grad():
+        for got, want in zip(fast.network(batch), plain.network(batch)):
+            torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+
+
+def test_without_a_compiler_the_folded_network_is_used(monkeypatch, caplog):
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 7, 3), torch.nn.ReLU6())
+    monkeypatch.setattr(torch._inductor.config.cpp, 'cxx', ('/no/such/compiler',))
+    monkeypatch.setattr(torch._inductor.config, 'force_disable_caches', True)
+    with caplog.at_level(logging.WARNING):
+        assert compiled(network, torch.rand(1, 3, 9, 11)) is network
+
+
+def test_bfloat16_keeps_anchors_and_boxes_in_float32():
+    model, cfg = build('ssdlite_mnv2_coco_tf.py', 'mmdet')
+    image = torch.from_numpy(picture(160, 160))[None]
+    full = deploy(model, cfg, size=(160, 160), compile=False).network
+    half = deploy(model, cfg, size=(160, 160), compile=False, precision='bf16').network
+    with torch.no_grad():
+        (boxes, scores), (boxes16, scores16) = full(image), half(image)
+    assert boxes16.dtype == scores16.dtype == torch.float32
+    assert 0 < (scores - scores16).abs().max() < 0.02
+    assert (boxes - boxes16).abs().quantile(0.99) < 2
+
+
+def test_a_deployed_segmenter_gives_the_trained_one_s_labels():
+    model, cfg = build('deeplabv3lite_mnv2_voc_tf.py', 'mmseg', **{'model.data_preprocessor.test_cfg.size': (129, 129)})
+    segment = deploy(model, cfg, compile=False)
+    images = [picture(100, 129), picture(140, 90, seed=1)]  # the second is larger than what it is fast on
+    for image, labels in zip(images, segment(images)):
+        inputs = torch.from_numpy(image).permute(2, 0, 1)
+        sample = SegDataSample(metainfo=dict(img_shape=image.shape[:2], ori_shape=image.shape[:2]))
+        wanted = model.test_step(dict(inputs=[inputs], data_samples=[sample]))[0].pred_sem_seg.data[0].numpy()
+        assert labels.shape == wanted.shape and len(np.unique(wanted)) > 1
+        assert (labels == wanted).mean() > 0.999
+
+
+def test_a_deployed_backbone_takes_every_size():
+    net = disturb(MobileNetV2(widen_factor=0.35, out_indices=('layer_4', 'layer_15/expansion_output', 'layer_19')))
+    fast = deploy(net, size=(64, 96), compile=False)
+    for size in ((64, 96), (75, 50)):
+        x = torch.rand(2, 3, *size) * 2 - 1
+        with torch.no_grad():
+            for got, want in zip(fast(x), net(x)):
+                torch.testing.assert_close(got, want, atol=1e-4 * float(want.abs().max()), rtol=0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kernel=st.integers(1, 6),
+    stride=st.integers(1, 3),
+    rate=st.integers(1, 2),
+    height=st.integers(5, 20),
+    width=st.integers(5, 20),
+)
+def test_settled_padding_is_the_same_padding(kernel, stride, rate, height, width):
+    rate = 1 if stride > 1 else rate  # as in every plan
+    layer = ConvNormAct(4, 4, kernel, stride, rate, groups=4, norm_cfg=dict(type='BN'), act_cfg=dict(type='ReLU6'))
+    x = torch.randn(1, 4, height, width)
+    settled = fold_norms(layer)
+    settle_padding(settled, x)
+    with torch.no_grad():
+        torch.testing.assert_close(settled(x), layer.eval()(x), atol=1e-5, rtol=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), anchors=st.integers(1, 300), thr=st.floats(0, 0.99), pre=st.sampled_from([-1, 7, 90]))
+def test_thinning_out_is_the_trained_model_s(seed, anchors, thr, pre):
+    from mmcv.ops import batched_nms
+    from mmdet.models.utils import filter_scores_and_topk
+
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(anchors, 2, generator=generator) * 80
+    boxes = torch.cat([corner, corner + torch.rand(anchors, 2, generator=generator) * 40 + 1], 1)
+    scores = torch.rand(anchors, 3, generator=generator)
+    cfg = dict(score_thr=thr, nms_pre=pre, nms=dict(type='nms', iou_threshold=0.4), max_per_img=5)
+    found = thin_out(boxes, scores, cfg)
+    limit = pre if pre > 0 else scores.numel()
+    top, labels, _, kept = filter_scores_and_topk(scores, thr, limit, dict(boxes=boxes))
+    if not len(top):  # mmcv's function fails on none
+        assert len(found) == 0
+        return
+    wanted, keep = batched_nms(kept['boxes'], top, labels, dict(cfg['nms']))
+    assert torch.equal(found.bboxes, wanted[:5, :4]) and torch.equal(found.scores, wanted[:5, 4])
+    assert torch.equal(found.labels, labels[keep][:5])
+
+
+@pytest.mark.parametrize(
+    ('change', 'options', 'words'),
+    [
+        ({}, dict(precision='int4'), "precision='int4': allowed are 'fp32' and 'bf16'"),
+        ({'test_dataloader.dataset.pipeline.1.keep_ratio': True}, {}, 'the test pipeline has'),
+    ],
+)
+def test_what_cannot_be_deployed_is_said(change, options, words):
+    model, cfg = build('ssdlite_mnv2_coco_tf.py', 'mmdet', **change)
+    with pytest.raises(ValueError, match=words):
+        deploy(model, cfg, **options)
+    with pytest.raises(ValueError, match='size: a bare backbone needs'):
+        deploy(model.backbone)

@@ -35,6 +35,7 @@ ROOMS = {
     'LRASPP': 'deeplab',
     'IndexedIoUMetric': 'masks',
     'TFResize': 'transforms',
+    'SSDAugment': 'augment',
     'LoadImage': 'runtime.images',
     'SkippedImagesHook': 'runtime.images',
     'ReproducibleHook': 'runtime.reproducible',

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import mmcv
 import numpy as np
@@ -25,6 +25,8 @@ _ENDINGS = {b'\xff\xd8': b'\xff\xd9', b'\x89PNG': b'IEND'}
 
 #: So many unreadable images without a good one between them are no accident.
 _MAX_IN_A_ROW = 100
+
+_Result = TypeVar('_Result')
 
 
 class UnreadableImageError(UserError):
@@ -58,13 +60,38 @@ class LoadImage(LoadImageFromFile):
         self.skipped_log: Path | None = None
         self._in_a_row = 0
 
-    def _read(self, path: str) -> np.ndarray:
-        data = fileio.get(path, backend_args=self.backend_args)
+    def _open(self, path: str) -> bytes:
+        data: bytes = fileio.get(path, backend_args=self.backend_args)
         _check_complete(data)
-        image = mmcv.imfrombytes(data, flag=self.color_type, backend=self.imdecode_backend)
+        return data
+
+    def _decode(self, data: bytes, flag: str | int) -> np.ndarray:
+        image: np.ndarray | None = mmcv.imfrombytes(data, flag=flag, backend=self.imdecode_backend)
         if image is None:
             raise ValueError('not an image that can be decoded')
-        return image.astype(np.float32) if self.to_float32 else image
+        return image
+
+    def _guard(self, path: str, step: Callable[..., _Result], *args: Any) -> _Result | None:
+        """Does one step of reading a file.
+
+        Args:
+            path: The file, to be named.
+            step: Reads or decodes it.
+            *args: What ``step`` is called with.
+
+        Returns:
+            The step's result; or None for a damaged file with ``skip_corrupt``.
+
+        Raises:
+            UnreadableImageError: A damaged file without ``skip_corrupt``, or 100 of them in a row.
+        """
+        try:
+            return step(*args)
+        except Exception as error:  # whatever a decoder raises at damaged input
+            if not self.skip_corrupt:
+                raise UnreadableImageError(f'cannot read the image {path}: {error}') from error
+            self._skip(path, error)
+            return None
 
     def transform(self, results: dict) -> dict | None:
         """Reads ``results['img_path']``.
@@ -80,15 +107,12 @@ class LoadImage(LoadImageFromFile):
             UnreadableImageError: A damaged file without ``skip_corrupt``, or 100 of them in a row.
         """
         path = results['img_path']
-        try:
-            image = self._read(path)
-        except Exception as error:  # whatever a decoder raises at damaged input
-            if not self.skip_corrupt:
-                raise UnreadableImageError(f'cannot read the image {path}: {error}') from error
-            self._skip(path, error)
+        data = self._guard(path, self._open, path)
+        image = None if data is None else self._guard(path, self._decode, data, self.color_type)
+        if image is None:
             return None
         self._in_a_row = 0
-        results['img'] = image
+        results['img'] = image.astype(np.float32) if self.to_float32 else image
         results['img_shape'] = results['ori_shape'] = image.shape[:2]
         return results
 

@@ -1,0 +1,1 @@
+"""How fast the networks are, beside other libraries' on the same machine in the same run."""

@@ -1,0 +1,102 @@
+"""Our networks: as trained, and in their fast forms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.structures import InstanceData
+
+from ..backbone import MobileNetV2
+from ..deployment import deploy
+from .inputs import our_config
+from .peers import eager, take_weights
+
+
+def trained_backbone(folder: Path) -> MobileNetV2:
+    """The backbone with the weights that all have."""
+    network = MobileNetV2(out_indices='layer_19').eval()
+    take_weights(network, folder)
+    return network
+
+
+def trained_model(task: str, folder: Path, configs: Path) -> Any:
+    """Our detector (``'detect'``) or segmenter (``'segment'``), as MMDetection and MMSegmentation load it."""
+    cfg = our_config(task, configs)
+    if task == 'detect':
+        from mmdet.apis import init_detector
+
+        model = init_detector(cfg, device='cpu')
+        model.load_state_dict(torch.load(folder / 'our_detector.pt'))
+    else:
+        from mmseg.apis import init_model
+
+        model = init_model(cfg, device='cpu')
+        model.load_state_dict(torch.load(folder / 'our_segmenter.pt'))
+    return model
+
+
+def boxes(found: InstanceData) -> dict[str, np.ndarray]:
+    """Detections as plain arrays."""
+    return {name: found[name].float().cpu().numpy() for name in ('bboxes', 'scores', 'labels')}
+
+
+def backbone_trained(turns: Any, folder: Path, device: str, precision: str, **_: Any) -> None:
+    """The module as it is."""
+    network = trained_backbone(folder).to(device)
+    x = torch.from_numpy(np.load(folder / 'normalised.npy')).to(device)
+    eager(turns, lambda: network(x)[0], device, precision, lambda y: y.float().cpu().numpy())
+
+
+def detect_trained(turns: Any, folder: Path, configs: Path, device: str, precision: str, **_: Any) -> None:
+    """The detector through MMDetection's ``inference_detector``."""
+    from mmdet.apis import inference_detector
+
+    model = trained_model('detect', folder, configs).to(device)
+    picture = np.load(folder / 'detect.npy')
+    eager(
+        turns,
+        lambda: inference_detector(model, picture),
+        device,
+        precision,
+        lambda sample: boxes(sample.pred_instances),
+    )
+
+
+def segment_trained(turns: Any, folder: Path, configs: Path, device: str, precision: str, **_: Any) -> None:
+    """The segmenter through MMSegmentation's ``inference_model``."""
+    from mmseg.apis import inference_model
+
+    model = trained_model('segment', folder, configs).to(device)
+    picture = np.load(folder / 'segment.npy')
+    eager(
+        turns,
+        lambda: inference_model(model, picture),
+        device,
+        precision,
+        lambda sample: sample.pred_sem_seg.data[0].cpu().numpy(),
+    )
+
+
+def backbone_deployed(turns: Any, folder: Path, precision: str, **_: Any) -> None:
+    """The backbone from ``deploy``."""
+    x = torch.from_numpy(np.load(folder / 'normalised.npy'))
+    network: Any = deploy(trained_backbone(folder), size=(x.shape[2], x.shape[3]), precision=precision)
+    x = x.bfloat16() if precision == 'bf16' else x
+    turns.loop(lambda: network(x), output=network(x)[0].float().numpy())
+
+
+def detect_deployed(turns: Any, folder: Path, configs: Path, precision: str, **_: Any) -> None:
+    """The detector from ``deploy``."""
+    detect: Any = deploy(trained_model('detect', folder, configs), precision=precision)
+    picture = np.load(folder / 'detect.npy')
+    turns.loop(lambda: detect([picture]), output=boxes(detect([picture])[0]))
+
+
+def segment_deployed(turns: Any, folder: Path, configs: Path, precision: str, **_: Any) -> None:
+    """The segmenter from ``deploy``."""
+    segment: Any = deploy(trained_model('segment', folder, configs), precision=precision)
+    picture = np.load(folder / 'segment.npy')
+    turns.loop(lambda: segment([picture]), output=segment([picture])[0])

@@ -1,0 +1,65 @@
+"""The rows of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+TASKS = ('backbone', 'detect', 'segment', 'train')
+_OURS = 'mnv2_backbone.benchmark.ours'
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row.
+
+    Attributes:
+        task: One of :data:`TASKS`.
+        name: Whose network in which form.
+        precision: ``'fp32'``, ``'bf16'`` or ``'int8'``.
+        runs: ``module:function``, for :class:`mnv2_backbone.benchmark.workers.Worker`. What is another library's is not
+            named as a part of this package, which would otherwise be imported with it.
+        options: For the function, beside what all get.
+    """
+
+    task: str
+    name: str
+    precision: str
+    runs: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_peer(self) -> bool:
+        """Whether it is another library's network."""
+        return not self.name.startswith('ours')
+
+
+def variants(task: str, device: str) -> list[Variant]:
+    """The rows of a task.
+
+    Args:
+        task: One of :data:`TASKS`.
+        device: ``'cpu'``, or ``'cuda'``, where only what runs eagerly is measured, in float32 and with autocast.
+    """
+    eager = {
+        'backbone': [
+            ('ours-trained', f'{_OURS}:backbone_trained'),
+            *((name, 'peers:backbone') for name in ('torchvision', 'timm', 'mmdet', 'mmseg')),
+        ],
+        'detect': [
+            ('ours-trained', f'{_OURS}:detect_trained'),
+            ('torchvision', 'peers:detect_torchvision'),
+            ('mmdet', 'peers:detect_mmdet'),
+        ],
+        'segment': [
+            ('ours-trained', f'{_OURS}:segment_trained'),
+            ('torchvision', 'peers:segment_torchvision'),
+            ('mmseg', 'peers:segment_mmseg'),
+        ],
+    }[task]
+    if device == 'cuda':
+        return [Variant(task, name, x, runs, dict(name=name)) for name, runs in eager for x in ('fp32', 'bf16')]
+    trained, *peers = (Variant(task, name, 'fp32', runs, dict(name=name)) for name, runs in eager)
+    deployed = [Variant(task, 'ours-deployed', x, f'{_OURS}:{task}_deployed') for x in ('fp32', 'bf16')]
+    return [trained, *deployed, *peers]

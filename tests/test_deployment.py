@@ -18,7 +18,8 @@ from mmseg.structures import SegDataSample
 
 import mnv2_backbone
 from mnv2_backbone import MobileNetV2
-from mnv2_backbone.deployment.deployed import compiled, deploy
+from mnv2_backbone.deployment.deployed import deploy
+from mnv2_backbone.deployment.engines import run_with
 from mnv2_backbone.deployment.fold import fold_norms, settle_padding
 from mnv2_backbone.deployment.postprocess import thin_out
 from mnv2_backbone.layers import ConvNormAct
@@ -87,7 +88,7 @@ def test_a_deployed_detector_finds_what_the_trained_one_finds(name):
     config, options, size = DETECTORS[name]
     model, cfg = build(config, 'mmdet', **options)
     kept = {key: value.clone() for key, value in model.state_dict().items()}
-    detect = deploy(model, cfg, size=size, compile=False)
+    detect = deploy(model, cfg, size=size, engine='eager')
     assert all(torch.equal(value, kept[key]) for key, value in model.state_dict().items())
     images = [picture(90, 200), picture(*size, seed=1)]
     for image, found in zip(images, detect(images)):
@@ -108,13 +109,14 @@ def test_a_deployed_detector_finds_what_the_trained_one_finds(name):
     torch.testing.assert_close(boxes[0], wanted, atol=1e-3, rtol=1e-4)
 
 
-def test_compiling_changes_nothing_but_the_time():
+@pytest.mark.parametrize('engine', ['auto', 'inductor'])
+def test_engines_change_nothing_but_the_time(engine):
     model, cfg = build('ssdlite_mnv2_coco_tf.py', 'mmdet')
     image = picture(64, 64)
-    plain = deploy(model, cfg, size=(64, 64), compile=False)
-    fast = mnv2_backbone.deploy(model, cfg, size=(64, 64))
-    assert fast.network is not plain.network and type(fast.network).__name__ == 'OptimizedModule'
-    batch = torch.from_numpy(image)[None]
+    plain = deploy(model, cfg, size=(64, 64), engine='eager')
+    fast = mnv2_backbone.deploy(model, cfg, size=(64, 64), engine=engine)
+    assert not isinstance(fast.network, type(plain.network))
+    batch = torch.from_numpy(np.stack([image] * (3 if engine == 'auto' else 1))).float()
     with torch.no_grad():
         for got, want in zip(fast.network(batch), plain.network(batch)):
             torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
@@ -125,14 +127,14 @@ def test_without_a_compiler_the_folded_network_is_used(monkeypatch, caplog):
     monkeypatch.setattr(torch._inductor.config.cpp, 'cxx', ('/no/such/compiler',))
     monkeypatch.setattr(torch._inductor.config, 'force_disable_caches', True)
     with caplog.at_level(logging.WARNING):
-        assert compiled(network, torch.rand(1, 3, 9, 11)) is network
+        assert run_with('inductor', network, torch.rand(1, 3, 9, 11)) is network
 
 
 def test_bfloat16_keeps_anchors_and_boxes_in_float32():
     model, cfg = build('ssdlite_mnv2_coco_tf.py', 'mmdet')
     image = torch.from_numpy(picture(160, 160))[None]
-    full = deploy(model, cfg, size=(160, 160), compile=False).network
-    half = deploy(model, cfg, size=(160, 160), compile=False, precision='bf16').network
+    full = deploy(model, cfg, size=(160, 160), engine='eager').network
+    half = deploy(model, cfg, size=(160, 160), engine='eager', precision='bf16').network
     with torch.no_grad():
         (boxes, scores), (boxes16, scores16) = full(image), half(image)
     assert boxes16.dtype == scores16.dtype == torch.float32
@@ -142,7 +144,7 @@ def test_bfloat16_keeps_anchors_and_boxes_in_float32():
 
 def test_a_deployed_segmenter_gives_the_trained_one_s_labels():
     model, cfg = build('deeplabv3lite_mnv2_voc_tf.py', 'mmseg', **{'model.data_preprocessor.test_cfg.size': (129, 129)})
-    segment = deploy(model, cfg, compile=False)
+    segment = deploy(model, cfg, engine='eager')
     images = [picture(100, 129), picture(140, 90, seed=1)]  # the second is larger than what it is fast on
     for image, labels in zip(images, segment(images)):
         inputs = torch.from_numpy(image).permute(2, 0, 1)
@@ -154,7 +156,7 @@ def test_a_deployed_segmenter_gives_the_trained_one_s_labels():
 
 def test_a_deployed_backbone_takes_every_size():
     net = disturb(MobileNetV2(widen_factor=0.35, out_indices=('layer_4', 'layer_15/expansion_output', 'layer_19')))
-    fast = deploy(net, size=(64, 96), compile=False)
+    fast = deploy(net, size=(64, 96), engine='eager')
     for size in ((64, 96), (75, 50)):
         x = torch.rand(2, 3, *size) * 2 - 1
         with torch.no_grad():
@@ -181,7 +183,12 @@ def test_settled_padding_is_the_same_padding(kernel, stride, rate, height, width
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10**6), anchors=st.integers(1, 300), thr=st.floats(0, 0.99), pre=st.sampled_from([-1, 7, 90]))
+@given(
+    seed=st.integers(0, 10**6),
+    anchors=st.integers(1, 300),
+    thr=st.floats(0, 0.99),
+    pre=st.sampled_from([-1, 7, 90]),
+)
 def test_thinning_out_is_the_trained_model_s(seed, anchors, thr, pre):
     from mmcv.ops import batched_nms
     from mmdet.models.utils import filter_scores_and_topk
@@ -205,6 +212,7 @@ def test_thinning_out_is_the_trained_model_s(seed, anchors, thr, pre):
 @pytest.mark.parametrize(
     ('change', 'options', 'words'),
     [
+        ({}, dict(engine='steam'), "engine='steam': allowed are auto, onnxruntime, inductor, eager"),
         ({}, dict(precision='int4'), "precision='int4': allowed are 'fp32' and 'bf16'"),
         ({'test_dataloader.dataset.pipeline.1.keep_ratio': True}, {}, 'the test pipeline has'),
     ],

@@ -1,9 +1,8 @@
-"""A trained model in its fastest form within PyTorch."""
+"""A trained model in its fastest form within this process."""
 
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.logging import print_log
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ..backbone import MobileNetV2
+from .engines import run_with
 from .fold import fold_norms, settle_padding
 from .network import Detector, Segmenter, to_bfloat16
 from .postprocess import thin_out
@@ -24,43 +23,22 @@ from .recipe import Recipe
 Size = tuple[int, int]
 
 
-def compiled(network: nn.Module, sample: Tensor) -> Callable[..., Any]:
-    """Compiles a network for inputs of one size, its weights as constants, where a C++ compiler is at hand.
-
-    Args:
-        network: Its parameters must stay as they are from now on.
-        sample: An input.
-
-    Returns:
-        The compiled network; ``network`` itself, with a warning, where it cannot be compiled.
-    """
-    fast: Any = torch.compile(network, dynamic=False, options={'freezing': True})
-    try:
-        with torch.no_grad():
-            fast(sample)
-    except Exception as error:  # whatever the compiler and what it runs may raise
-        print_log(f'not compiled, only folded: {type(error).__name__}: {error}', 'current', logging.WARNING)
-        torch._dynamo.reset()
-        return network
-    return fast
-
-
 class OneSize(nn.Module):
     """A network that is fast on inputs of one size and right on all.
 
     Args:
         network: Takes any size.
         sample: An input of the size to be fast on.
-        compile: Whether to compile for it.
+        engine: What runs it on that size; see :func:`mnv2_backbone.deployment.engines.run_with`.
     """
 
-    def __init__(self, network: nn.Module, sample: Tensor, compile: bool = True) -> None:
+    def __init__(self, network: nn.Module, sample: Tensor, engine: str = 'auto') -> None:
         super().__init__()
         self.network = network
         self.shape = tuple(sample.shape[1:])
         settled = copy.deepcopy(network)
         settle_padding(settled, sample)
-        self.fast: Callable[..., Any] = compiled(settled, sample) if compile else settled
+        self.fast = run_with(engine, settled, sample)
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Any:
@@ -138,22 +116,22 @@ def deploy(
     *,
     size: Size | None = None,
     precision: str = 'fp32',
-    compile: bool = True,
+    engine: str = 'auto',
 ) -> nn.Module | DeployedDetector | DeployedSegmenter:
-    """Turns a trained model into its fastest form within PyTorch, for CPUs.
+    """Turns a trained model into its fastest form within this process, for CPUs.
 
     Batch norms and the input's normalisation are folded into the convolutions, TensorFlow's uneven padding becomes the
-    convolutions' own, the memory format is channels last, and the network is compiled where there is a C++ compiler.
-    The model itself stays as it is; outputs are within 1e-4 of its.
+    convolutions' own, the memory format is channels last, and the network is run by ONNX Runtime where it is installed
+    or else compiled where there is a C++ compiler. The model itself stays as it is; outputs are within 1e-4 of its.
 
     Args:
         model: :class:`mnv2_backbone.MobileNetV2`, or an ``SSDLite`` or ``DeepLab`` of this package.
         cfg: The config of a detector or segmenter; by default ``model.cfg``, which ``init_detector`` and
             ``init_model`` set.
         size: (height, width) of the network's input; that of the config's test pipeline by default. For a bare
-            backbone it has to be given. Inputs of other sizes work too for backbones and segmenters, uncompiled.
+            backbone it has to be given. Inputs of other sizes work too for backbones and segmenters, but slower.
         precision: ``'fp32'``, or ``'bf16'`` where the processor multiplies bfloat16.
-        compile: Whether to compile.
+        engine: ``'onnxruntime'``, ``'inductor'``, ``'eager'``, or ``'auto'`` for the first of them that is at hand.
 
     Returns:
         For a backbone a module that takes what it takes; else a :class:`DeployedDetector` or
@@ -176,7 +154,7 @@ def deploy(
         sample = torch.zeros(1, 3, *size)
         if precision == 'bf16':
             network, sample = network.bfloat16(), sample.bfloat16()
-        return OneSize(network, sample, compile)
+        return OneSize(network, sample, engine)
     cfg = cfg or getattr(model, 'cfg', None)
     if cfg is None:
         raise ValueError('cfg: the model has no cfg of its own, give the config it was built from')
@@ -186,7 +164,7 @@ def deploy(
         if precision == 'bf16':
             to_bfloat16(segmenter)
         sample = torch.zeros(1, *(size or segmenter.least), 3, dtype=torch.uint8)
-        return DeployedSegmenter(OneSize(segmenter, sample, compile), segmenter.labels, recipe)
+        return DeployedSegmenter(OneSize(segmenter, sample, engine), segmenter.labels, recipe)
     size = size or recipe.size
     if size is None:
         raise ValueError('size: the test pipeline does not resize to a fixed size, give the one to be fast on')
@@ -197,4 +175,4 @@ def deploy(
     dtype = torch.uint8 if recipe.sampling == 'opencv' else torch.float32
     sample = torch.zeros(1, *size, 3, dtype=dtype)
     settle_padding(detector, sample)
-    return DeployedDetector(compiled(detector, sample) if compile else detector, recipe)
+    return DeployedDetector(run_with(engine, detector, sample), recipe)

@@ -22,7 +22,7 @@ def tf_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
     def taps(size: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         at = np.arange(wanted, dtype=np.float32) * np.float32(size / wanted)
         low = at.astype(np.int64)
-        return low, np.minimum(low + 1, size - 1), at - low
+        return low, np.minimum(low + 1, size - 1), (at - low).astype(np.float32)
 
     top, bottom, y = taps(image.shape[0], height)
     left, right, x = taps(image.shape[1], width)

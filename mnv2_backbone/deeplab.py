@@ -201,7 +201,7 @@ class DeepLabHead(LiteHead):
         return self.cls_seg(y)
 
     def _check_batch(self, x: Tensor) -> None:
-        if len(x) > 1 or not self.training or get_world_size() > 1:
+        if not self.training or len(x) > 1 or get_world_size() > 1:
             return
         if any(isinstance(m, _BatchNorm) and m.training for m in self.image_pool.modules()):
             raise ValueError(

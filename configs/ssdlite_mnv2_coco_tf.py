@@ -20,7 +20,7 @@ model = dict(
     test_cfg=dict(score_thr=1e-3, nms_pre=-1, nms=dict(type='nms', iou_threshold=0.6), max_per_img=100),
 )
 train_pipeline = _base_.train_pipeline  # noqa: F821 - mmengine provides it
-train_pipeline[5] = resize
+train_pipeline[1] = dict(train_pipeline[1], scale=input_size, half_pixel_centers=False)
 test_pipeline = _base_.test_pipeline  # noqa: F821
 test_pipeline[1] = resize
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

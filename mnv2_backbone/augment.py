@@ -155,7 +155,8 @@ def distort(image: np.ndarray, flags: Sequence[Any]) -> np.ndarray:
         change = np.zeros((3, 4), np.float32)
         change[0, 0] = change[2, 2] = 1
         change[1, 1] = saturation if saturate else 1
-        change[0, 3] = hue if turn else 0  # the way back wraps it around
+        # The way back wraps hues around above 360 degrees, but not below 0.
+        change[0, 3] = hue % 360 if turn else 0
         result = cv2.transform(result, change)
         if saturate and saturation > 1:
             result = cv2.min(result, _SATURATED)

@@ -14,14 +14,15 @@ from mmengine.dataset import Compose
 
 
 def ssd_chain(scale: tuple[int, int]) -> list[dict]:
-    """MMDetection's own training pipeline for SSD, step by step.
+    """SSD's augmentation with MMDetection's transforms, the colours first, as the paper and Caffe's SSD have it.
+
+    (MMDetection 3 distorts the colours last, the fill's too.)
 
     Args:
         scale: (width, height) of the output.
 
     Returns:
-        The config of what ``configs/_base_/datasets/ssd_pipelines.py`` does with ``SSDAugment``; but for the loading,
-        that of ``configs/ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py`` of MMDetection 3.3.
+        The config of a pipeline that does what that of ``configs/_base_/datasets/ssd_pipelines.py`` does.
     """
     return [
         dict(type='mnv2_backbone.LoadImage', skip_corrupt=True),

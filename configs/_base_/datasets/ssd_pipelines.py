@@ -2,14 +2,17 @@
 
 input_size = (320, 320)  # width, height
 
+# The distribution of MMDetection's chain PhotoMetricDistortion, Expand, MinIoURandomCrop, Resize, RandomFlip.
 train_pipeline = [
-    dict(type='mnv2_backbone.LoadImage', skip_corrupt=True),
     dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='PhotoMetricDistortion'),
-    dict(type='Expand', mean=[127.5] * 3, to_rgb=True, ratio_range=(1, 4), prob=0.5),
-    dict(type='MinIoURandomCrop', min_ious=(0.1, 0.3, 0.5, 0.7, 0.9), min_crop_size=0.3),
-    dict(type='Resize', scale=input_size, keep_ratio=False),
-    dict(type='RandomFlip', prob=0.5),
+    dict(
+        type='mnv2_backbone.SSDAugment',
+        scale=input_size,
+        expand=dict(mean=[127.5] * 3, ratio_range=(1, 4), prob=0.5),
+        crop=dict(min_ious=(0.1, 0.3, 0.5, 0.7, 0.9), min_crop_size=0.3),
+        flip=0.5,
+        skip_corrupt=True,
+    ),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as rle
 
+from .files import whole_file
 from .toyscene import CLASSES, PALETTE, Scene, SceneOptions, annotate, contact_sheet, draw_scene
 
 __all__ = [
@@ -174,10 +175,8 @@ def _all_there(out: Path, counts: dict[str, int]) -> bool:
 
 
 def _write_json(path: Path, content: dict) -> None:
-    """Writes a file that is either whole or not there."""
-    part = path.with_name(path.name + '.part')
-    part.write_text(json.dumps(content, indent=None if path.name != MANIFEST else 2) + '\n')
-    os.replace(part, path)
+    with whole_file(path) as draft:
+        draft.write_text(json.dumps(content, indent=None if path.name != MANIFEST else 2) + '\n')
 
 
 def _write_scene(

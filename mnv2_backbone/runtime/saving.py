@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
+from ..files import whole_file
 from ..registry import HOOKS
 
 _BACKEND = 'mnv2_backbone_atomic'
@@ -21,17 +21,8 @@ class AtomicLocalBackend(LocalBackend):
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Writes ``obj`` beside ``filepath`` and moves it there when it is on the disk."""
-        target = Path(filepath)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_name(f'.{target.name}.{os.getpid()}')
-        try:
-            with draft.open('wb') as file:
-                file.write(obj)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(target)
-        finally:
-            draft.unlink(missing_ok=True)
+        with whole_file(filepath) as draft:
+            draft.write_bytes(obj)
 
 
 register_backend(_BACKEND, AtomicLocalBackend, force=True)

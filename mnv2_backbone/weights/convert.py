@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..files import whole_file
 from .arrays import read_npy_folder, read_npz, read_tf_checkpoint
 from .detector import class_names, keep_coco_classes, num_classes
 from .frozen import read_frozen
@@ -202,16 +203,8 @@ def save(converted: Converted, dst: str | os.PathLike[str]) -> None:
     Raises:
         WeightsError: It cannot be written.
     """
-    dst = Path(dst)
-    draft = dst.with_name(f'.{dst.name}.{os.getpid()}')
     try:
-        dst.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open('wb') as file:
-            torch.save(dict(state_dict=converted.state_dict, meta=converted.meta), file)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(dst)
+        with whole_file(dst) as draft:
+            torch.save(dict(state_dict=converted.state_dict, meta=converted.meta), draft)
     except (OSError, RuntimeError) as error:  # torch says RuntimeError where the disk is full
         raise WeightsError(f'{dst} cannot be written: {error}') from error
-    finally:
-        draft.unlink(missing_ok=True)

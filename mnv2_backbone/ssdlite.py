@@ -362,7 +362,7 @@ class SSDLiteHead(BaseDenseHead):
         """What :meth:`forward` returns, as logits (N, anchors, num_classes + 1) and codes (N, anchors, 4), float32."""
 
         def flat(maps: list[Tensor], channels: int) -> Tensor:
-            return torch.cat([x.permute(0, 2, 3, 1).reshape(len(x), -1, channels) for x in maps], 1).float()
+            return torch.cat([x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, channels) for x in maps], 1).float()
 
         return flat(cls_scores, self.num_classes + 1), flat(bbox_preds, 4)
 

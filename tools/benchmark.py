@@ -11,8 +11,11 @@ import argparse
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 
@@ -23,6 +26,7 @@ from mnv2_backbone.benchmark.workers import Worker
 from mnv2_backbone.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
+DATA = Path('data/coco')
 
 
 def main() -> int:
@@ -31,21 +35,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--tasks', default=','.join(TASKS), help='some of %(default)s; all by default')
     parser.add_argument('--threads', type=int, default=cores, help='that each computes with (default: %(default)s)')
-    parser.add_argument('--repeats', type=int, default=50, help='iterations of each row (default: %(default)s)')
+    parser.add_argument(
+        '--repeats', type=int, default=50, help='iterations of each row, a fifth in training (default: %(default)s)'
+    )
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu', help='cuda: eager rows and training')
+    parser.add_argument(
+        '--data', type=Path, metavar='COCO_ROOT', help=f'to train on (default: {DATA}, or drawn pictures without it)'
+    )
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the rows here too')
     args = parser.parse_args()
     try:
+        check(args)
         return run(args)
     except UserError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
 
 
-def run(args: argparse.Namespace) -> int:
-    """Measures and prints; the exit status is 1 where a row failed."""
-    tasks = args.tasks.split(',')
-    for task in tasks:
+def check(args: argparse.Namespace) -> None:
+    """Refuses what cannot be done."""
+    for task in args.tasks.split(','):
         if task not in TASKS:
             raise UserError(f'--tasks {task}: allowed are {", ".join(TASKS)}')
     for option in ('threads', 'repeats'):
@@ -53,36 +62,63 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f'--{option} {getattr(args, option)}: allowed are whole numbers from 1')
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise UserError('--device cuda: there is no GPU that torch can use; allowed is cpu')
+    if args.data and not (args.data / 'annotations/instances_train2017.json').is_file():
+        raise UserError(f'--data {args.data}: there is no annotations/instances_train2017.json in it')
     if args.json and not args.json.parent.is_dir():
         raise UserError(f'--json {args.json}: the folder {args.json.parent} does not exist')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures and prints; the exit status is 1 where a row failed."""
     rows: list[Row] = []
     notes: list[str] = []
     rates: list[float] = []
-    errors = Console(stderr=True)
-    with errors.status('') as status:
-        for task in tasks:
+    with Console(stderr=True).status('') as status:
+        for task in args.tasks.split(','):
             with tempfile.TemporaryDirectory(prefix='mnv2_benchmark_') as folder:
-                common = dict(folder=Path(folder), configs=CONFIGS, device=args.device)
-                status.update(f'{task}: making inputs')
-                log = Path(folder, 'log.txt')
-                inputs = 'mnv2_backbone.benchmark.inputs:write_inputs'
-                with Worker(inputs, dict(common, task=task), args.threads, log) as worker:
-                    worker.ready()
-                found, rate, lines = run_task(
-                    variants(task, args.device), common, args.threads, args.repeats, status.update
-                )
+                found, rate, lines = run_in(Path(folder), task, args, status.update)
             rows, notes, rates = rows + found, notes + lines, [*rates, rate]
-    console = Console(width=None if sys.stdout.isatty() else 140)
     title = (
         f'threads: {args.threads}, {args.device}; matrix product '
         f'{2e-9 * min(rates):.0f} to {2e-9 * max(rates):.0f} GFLOP/s, float32'
     )
+    console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(as_table(rows, title))
     for note in notes:
         console.print(note, markup=False, highlight=False)
     if args.json:
         write_json(rows, args.json)
     return 1 if any(' failed: ' in note for note in notes) else 0
+
+
+def run_in(
+    folder: Path, task: str, args: argparse.Namespace, say: Callable[[str], None]
+) -> tuple[list[Row], float, list[str]]:
+    """Measures one task with a folder for its files; returns rows, the machine's rate and notes."""
+    common: dict[str, Any] = dict(folder=folder, configs=CONFIGS, device=args.device)
+    notes = []
+
+    def ask(name: str, **options: Any) -> dict[str, Any]:
+        with Worker(f'mnv2_backbone.benchmark.{name}', {**common, **options}, args.threads, folder / 'log.txt') as one:
+            return one.ready()
+
+    say(f'{task}: making inputs')
+    if task != 'train':
+        ask('inputs:write_inputs', task=task)
+        found, rate, lines = run_task(variants(task, args.device), common, args.threads, args.repeats, say)
+        return found, rate, lines
+    data = args.data or DATA
+    if not data.is_dir():
+        data = folder / 'toy'
+        ask('inputs:write_toy_coco', folder=data)
+        notes.append(f'train: drawn pictures of about 560x560, as there is no {DATA}')
+    common['data'] = data.absolute()
+    say(f'{task}: pipelines')
+    times = ask('ours:train_pipelines', samples=args.repeats)
+    each = ', '.join(f'{name} {np.median(x):.1f} ms a picture' for name, x in times.items())
+    notes.append(f'train: pipelines alone, in one thread: {each}')
+    found, rate, lines = run_task(variants(task, args.device), common, args.threads, -(-args.repeats // 5), say)
+    return found, rate, notes + lines
 
 
 if __name__ == '__main__':

@@ -8,6 +8,7 @@ the score threshold of the detector's own config.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,13 +22,15 @@ from torch import Tensor, nn
 
 from ..backbone import MobileNetV2
 from ..runtime.options import load_config
-from ..toydata import SceneOptions, scene_at
+from ..toydata import SceneOptions, scene_at, write_toy_dataset
 from . import peers
 
 #: Side of a bare backbone's input.
 BACKBONE_SIZE = 320
 #: Pairs of anchor and class above the score threshold, before NMS.
 CANDIDATES = 400
+#: Drawn pictures to train on where there are no others.
+TOY_PICTURES = 240
 #: Deviation of the class logits.
 SPREAD = 2.0
 
@@ -49,6 +52,19 @@ def write_inputs(turns: Any, task: str, folder: Path, configs: Path, **_: Any) -
     """Writes all that the variants of ``task`` read; to be run in a process of its own."""
     torch.manual_seed(0)
     dict(backbone=_write_backbone, detect=_write_detectors, segment=_write_segmenters)[task](folder, configs)
+    turns.begin()
+
+
+def write_toy_coco(turns: Any, folder: Path, **_: Any) -> None:
+    """Writes drawn pictures of about COCO's size in COCO's layout, below ``folder``; their classes get COCO's names."""
+    from mmdet.datasets import CocoDataset
+
+    write_toy_dataset(folder, train=TOY_PICTURES, val=1, options=SceneOptions(side=(480, 640)))
+    content = json.loads((folder / 'annotations/instances_train.json').read_text())
+    for category, name in zip(content['categories'], CocoDataset.METAINFO['classes']):
+        category['name'] = name
+    (folder / 'annotations/instances_train2017.json').write_text(json.dumps(content))
+    (folder / 'train').rename(folder / 'train2017')
     turns.begin()
 
 

@@ -13,8 +13,10 @@ import numpy as np
 from .variants import Variant
 from .workers import Failed, Missing, Worker
 
-#: Iterations of one turn; the first of each finds the caches full of another's data and does not count.
-TURN = 6
+#: Iterations of one turn, and how many of them do not count: the first finds the caches full of another's data.
+TURN = (6, 1)
+#: A step of training takes seconds.
+TRAINING_TURN = (2, 0)
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,6 @@ def run_task(
     threads: int,
     repeats: int,
     say: Callable[[str], None],
-    turn: int = TURN,
 ) -> tuple[list[Row], float, list[str]]:
     """Measures the variants of one task.
 
@@ -74,7 +75,6 @@ def run_task(
         threads: Threads that each computes with.
         repeats: Iterations to count for each, at least.
         say: Gets a line on what is going on.
-        turn: Iterations in a row, the first of which does not count.
 
     Returns:
         The rows; the machine's rate in float32 multiply-adds a second; and a line on each variant that could not be
@@ -96,11 +96,12 @@ def run_task(
                 lines.append(f'{variant.task}: no {variant.name}, {variant.precision}: {error} is not installed')
             except Failed as error:
                 lines.append(f'{variant.task}: {variant.name}, {variant.precision} failed: {error}')
-        rounds = -(-repeats // (turn - 1))
+        turn, cold = TRAINING_TURN if variants[0].task == 'train' else TURN
+        rounds = -(-repeats // (turn - cold))
         for number in range(rounds):
             say(f'{variants[0].task}: round {number + 1} of {rounds}')
             for one in running:
-                one.times += one.worker.turn(turn)[1:]
+                one.times += one.worker.turn(turn)[cold:]
                 one.peak = max(one.peak or 0, one.worker.peak_bytes() or 0) or None
     machine, *measured = running
     rate = machine.facts['madds'] / float(np.median(machine.times))

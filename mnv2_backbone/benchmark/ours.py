@@ -7,12 +7,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.hub import get_config
 from mmengine.structures import InstanceData
 
-from ..backbone import MobileNetV2
+from ..backbone import SLIM_INIT, MobileNetV2
 from ..deployment import deploy
+from ..runtime.memory import keep_freed_memory
+from . import training
 from .inputs import our_config
 from .peers import eager, take_weights
+from .pipeline import compare_ms
 
 
 def trained_backbone(folder: Path) -> MobileNetV2:
@@ -100,3 +104,21 @@ def segment_deployed(turns: Any, folder: Path, configs: Path, precision: str, **
     segment: Any = deploy(trained_model('segment', folder, configs), precision=precision)
     picture = np.load(folder / 'segment.npy')
     turns.loop(lambda: segment([picture]), output=segment([picture])[0])
+
+
+def train(turns: Any, folder: Path, configs: Path, data: Path, precision: str, **_: Any) -> None:
+    """Our COCO config, as ``tools/train.py`` runs it, from random weights."""
+    keep_freed_memory()
+    cfg = our_config('detect', configs)
+    cfg.model.backbone.init_cfg = SLIM_INIT
+    cfg.optim_wrapper.enabled = precision == 'bf16'
+    training.train(turns, cfg, folder, data)
+
+
+def train_pipelines(turns: Any, configs: Path, data: Path, samples: int, **_: Any) -> None:
+    """The training pipelines alone, picture by picture in one thread: ours and MMDetection's own."""
+    ours = our_config('detect', configs).train_dataloader.dataset
+    theirs = get_config('mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py').train_dataloader.dataset.dataset
+    ours.data_root = f'{data}/'
+    times = compare_ms({'ours': ours.pipeline, 'mmdet': theirs.pipeline}, ours, samples)
+    turns.begin(**times)

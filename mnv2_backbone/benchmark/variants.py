@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 TASKS = ('backbone', 'detect', 'segment', 'train')
@@ -57,9 +57,12 @@ def variants(task: str, device: str) -> list[Variant]:
             ('torchvision', 'peers:segment_torchvision'),
             ('mmseg', 'peers:segment_mmseg'),
         ],
+        'train': [('ours-trained', f'{_OURS}:train'), ('mmdet', 'training:mmdet')],
     }[task]
     if device == 'cuda':
         return [Variant(task, name, x, runs, dict(name=name)) for name, runs in eager for x in ('fp32', 'bf16')]
     trained, *peers = (Variant(task, name, 'fp32', runs, dict(name=name)) for name, runs in eager)
+    if task == 'train':  # MMDetection's autocast needs a GPU
+        return [trained, replace(trained, precision='bf16'), *peers]
     deployed = [Variant(task, 'ours-deployed', x, f'{_OURS}:{task}_deployed') for x in ('fp32', 'bf16')]
     return [trained, *deployed, *peers]

@@ -143,7 +143,7 @@ def _write_backbone(folder: Path, configs: Path) -> None:
     settle_norms(network, lambda: network(normalised))
     layers = [(layer.state_dict(), getattr(layer, 'eps', None)) for layer in peers.convs_and_norms(network)]
     torch.save(layers, folder / 'backbone_layers.pt')
-    np.save(folder / 'normalised.npy', normalised[:1].numpy())
+    np.save(folder / 'normalised.npy', normalised.numpy())
 
 
 def _write_detectors(folder: Path, configs: Path) -> None:

@@ -93,7 +93,7 @@ def run_task(
             try:
                 running.append(Measured(variant, worker, worker.ready(), []))
             except Missing as error:
-                lines.append(f'{variant.task}: no {variant.name}, {variant.precision}: {error} is not installed')
+                lines.append(f'{variant.task}: no {variant.name}, {variant.precision}: {error}')
             except Failed as error:
                 lines.append(f'{variant.task}: {variant.name}, {variant.precision} failed: {error}')
         turn, cold = TRAINING_TURN if variants[0].task == 'train' else TURN

@@ -17,6 +17,7 @@ from . import training
 from .inputs import our_config
 from .peers import eager, take_weights
 from .pipeline import compare_ms
+from .workers import Worker
 
 
 def trained_backbone(folder: Path) -> MobileNetV2:
@@ -47,10 +48,27 @@ def boxes(found: InstanceData) -> dict[str, np.ndarray]:
     return {name: found[name].float().cpu().numpy() for name in ('bboxes', 'scores', 'labels')}
 
 
+def written(target: Path, how: str, **options: Any) -> Path:
+    """``target``, written by a function of :mod:`.exports` in a process of its own, where it is not there yet.
+
+    Memory that the writing takes is not the variant's then.
+
+    Raises:
+        Missing: A library that it needs is not installed.
+        Failed: It cannot be written.
+    """
+    if not target.exists():
+        log = target.with_name('log.txt')
+        variant = f'mnv2_backbone.benchmark.exports:{how}'
+        with Worker(variant, dict(options, target=target), torch.get_num_threads(), log) as worker:
+            worker.ready()
+    return target
+
+
 def backbone_trained(turns: Any, folder: Path, device: str, precision: str, **_: Any) -> None:
     """The module as it is."""
     network = trained_backbone(folder).to(device)
-    x = torch.from_numpy(np.load(folder / 'normalised.npy')).to(device)
+    x = torch.from_numpy(np.load(folder / 'normalised.npy')[:1]).to(device)
     eager(turns, lambda: network(x)[0], device, precision, lambda y: y.float().cpu().numpy())
 
 
@@ -86,10 +104,41 @@ def segment_trained(turns: Any, folder: Path, configs: Path, device: str, precis
 
 def backbone_deployed(turns: Any, folder: Path, precision: str, **_: Any) -> None:
     """The backbone from ``deploy``."""
-    x = torch.from_numpy(np.load(folder / 'normalised.npy'))
+    x = torch.from_numpy(np.load(folder / 'normalised.npy')[:1])
     network: Any = deploy(trained_backbone(folder), size=(x.shape[2], x.shape[3]), precision=precision)
     x = x.bfloat16() if precision == 'bf16' else x
     turns.loop(lambda: network(x), output=network(x)[0].float().numpy())
+
+
+def backbone_onnxruntime(turns: Any, folder: Path, precision: str, **_: Any) -> None:
+    """The backbone exported to ONNX, in ONNX Runtime."""
+    import onnxruntime
+
+    source = written(folder / 'backbone.onnx', 'backbone_onnx', folder=folder)
+    if precision == 'int8':
+        source = written(folder / 'backbone_int8.onnx', 'backbone_onnx_int8', folder=folder, source=source)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(source, options, providers=['CPUExecutionProvider'])
+    feed = {session.get_inputs()[0].name: np.load(folder / 'normalised.npy')[:1]}
+    turns.loop(lambda: session.run(None, feed), output=session.run(None, feed)[0])
+
+
+def backbone_openvino(turns: Any, folder: Path, precision: str, **_: Any) -> None:
+    """The backbone exported to ONNX, in OpenVINO."""
+    import openvino
+
+    source = written(folder / 'backbone.onnx', 'backbone_onnx', folder=folder)
+    if precision == 'int8':
+        source = written(folder / 'backbone_int8.xml', 'backbone_openvino_int8', folder=folder, source=source)
+    options = {
+        'INFERENCE_NUM_THREADS': torch.get_num_threads(),
+        'INFERENCE_PRECISION_HINT': 'bf16' if precision == 'bf16' else 'f32',
+        'PERFORMANCE_HINT': 'LATENCY',
+    }
+    network = openvino.Core().compile_model(source, 'CPU', options)
+    x = np.load(folder / 'normalised.npy')[:1]
+    turns.loop(lambda: network(x), output=network(x)[0].copy())
 
 
 def detect_deployed(turns: Any, folder: Path, configs: Path, precision: str, **_: Any) -> None:

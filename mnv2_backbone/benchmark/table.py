@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from rich.table import Table
 
+from ..files import whole_file
 from .measure import Row
 
 CAPTION = (
@@ -47,9 +47,5 @@ def as_table(rows: Sequence[Row], title: str) -> Table:
 
 def write_json(rows: Sequence[Row], path: Path) -> None:
     """Writes the rows as a list of objects, whole or not at all."""
-    draft = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
+    with whole_file(path) as draft:
         draft.write_text(json.dumps([asdict(row) for row in rows], indent=1) + '\n')
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -7,6 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 TASKS = ('backbone', 'detect', 'segment', 'train')
+#: Our fast forms and the precisions that each has on a CPU.
+FORMS = {
+    'deployed': ('fp32', 'bf16'),
+    'onnxruntime': ('fp32', 'int8'),
+    'openvino': ('fp32', 'bf16', 'int8'),
+}
 _OURS = 'mnv2_backbone.benchmark.ours'
 
 
@@ -64,5 +70,9 @@ def variants(task: str, device: str) -> list[Variant]:
     trained, *peers = (Variant(task, name, 'fp32', runs, dict(name=name)) for name, runs in eager)
     if task == 'train':  # MMDetection's autocast needs a GPU
         return [trained, replace(trained, precision='bf16'), *peers]
-    deployed = [Variant(task, 'ours-deployed', x, f'{_OURS}:{task}_deployed') for x in ('fp32', 'bf16')]
-    return [trained, *deployed, *peers]
+    fast = [
+        Variant(task, f'ours-{form}', precision, f'{_OURS}:{task}_{form}')
+        for form, precisions in FORMS.items()
+        for precision in precisions
+    ]
+    return [trained, *fast, *peers]

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 
-class Missing(Exception):
-    """A library that the variant needs is not installed; the message is its name."""
+class Missing(ModuleNotFoundError):
+    """A library that the variant needs is not installed: ``name``."""
 
 
 class Failed(Exception):
@@ -169,7 +169,7 @@ class Worker:
         except (EOFError, ConnectionError) as error:
             raise Failed(f'the process ended with status {self._process.wait()}') from error
         if kind == 'missing':
-            raise Missing(content)
+            raise Missing(f'{content} is not installed', name=content)
         if kind == 'failed':
             raise Failed(content)
         return content

@@ -1,0 +1,49 @@
+"""Writing our networks for other runtimes; each function is to be run in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..deployment.fold import fold_norms, settle_padding
+from .ours import trained_backbone
+
+
+def backbone_onnx(turns: Any, folder: Path, target: Path, **_: Any) -> None:
+    """The backbone, its norms folded, for inputs of one size."""
+    network = fold_norms(trained_backbone(folder))
+    sample = torch.from_numpy(np.load(folder / 'normalised.npy')[:1])
+    settle_padding(network, sample)
+    torch.onnx.export(network, (sample,), target, dynamo=True, external_data=False, verbose=False)
+    turns.begin()
+
+
+def backbone_onnx_int8(turns: Any, folder: Path, source: Path, target: Path, **_: Any) -> None:
+    """The same in whole numbers for ONNX Runtime, by its own quantizer, a scale for each channel of weights."""
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            name = onnx.load(source).graph.input[0].name
+            self.samples = iter([{name: x[None]} for x in np.load(folder / 'normalised.npy')])
+
+        def get_next(self) -> Mapping[str, np.ndarray] | None:
+            return next(self.samples, None)
+
+    quantize_static(source, target, Reader(), per_channel=True)
+    turns.begin()
+
+
+def backbone_openvino_int8(turns: Any, folder: Path, source: Path, target: Path, **_: Any) -> None:
+    """The same in whole numbers for OpenVINO, by NNCF."""
+    import nncf
+    import openvino
+
+    samples = [x[None] for x in np.load(folder / 'normalised.npy')]
+    openvino.save_model(nncf.quantize(openvino.Core().read_model(source), nncf.Dataset(samples)), target)
+    turns.begin()

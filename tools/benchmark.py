@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,15 @@ import torch
 from rich.console import Console
 
 from mnv2_backbone.benchmark.measure import Row, run_task
+from mnv2_backbone.benchmark.plot import SIZES, WIDTHS, draw_costs
 from mnv2_backbone.benchmark.table import as_table, write_json
-from mnv2_backbone.benchmark.variants import TASKS, variants
-from mnv2_backbone.benchmark.workers import Worker
+from mnv2_backbone.benchmark.variants import NAMES, TASKS, Variant, variants
+from mnv2_backbone.benchmark.workers import Failed, Missing, Worker
 from mnv2_backbone.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 DATA = Path('data/coco')
+PICTURES = ('.png', '.svg', '.pdf')
 
 
 def main() -> int:
@@ -34,6 +37,7 @@ def main() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--tasks', default=','.join(TASKS), help='some of %(default)s; all by default')
+    parser.add_argument('--names', default=','.join(NAMES), help='rows: some of %(default)s; all by default')
     parser.add_argument('--threads', type=int, default=cores, help='that each computes with (default: %(default)s)')
     parser.add_argument(
         '--repeats', type=int, default=50, help='iterations of each row, a fifth in training (default: %(default)s)'
@@ -43,10 +47,13 @@ def main() -> int:
         '--data', type=Path, metavar='COCO_ROOT', help=f'to train on (default: {DATA}, or drawn pictures without it)'
     )
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the rows here too')
+    parser.add_argument(
+        '--plot', type=Path, metavar='FILE.png', help='draw instead what the deployed backbone costs by size and width'
+    )
     args = parser.parse_args()
     try:
         check(args)
-        return run(args)
+        return plot(args) if args.plot else run(args)
     except UserError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
@@ -54,9 +61,13 @@ def main() -> int:
 
 def check(args: argparse.Namespace) -> None:
     """Refuses what cannot be done."""
+    for option, known in (('tasks', TASKS), ('names', NAMES)):
+        for given in getattr(args, option).split(','):
+            if given not in known:
+                raise UserError(f'--{option} {given}: allowed are {", ".join(known)}')
     for task in args.tasks.split(','):
-        if task not in TASKS:
-            raise UserError(f'--tasks {task}: allowed are {", ".join(TASKS)}')
+        if not wanted(task, args):
+            raise UserError(f'--names {args.names}: the task {task} has no such row')
     for option in ('threads', 'repeats'):
         if getattr(args, option) < 1:
             raise UserError(f'--{option} {getattr(args, option)}: allowed are whole numbers from 1')
@@ -64,8 +75,32 @@ def check(args: argparse.Namespace) -> None:
         raise UserError('--device cuda: there is no GPU that torch can use; allowed is cpu')
     if args.data and not (args.data / 'annotations/instances_train2017.json').is_file():
         raise UserError(f'--data {args.data}: there is no annotations/instances_train2017.json in it')
-    if args.json and not args.json.parent.is_dir():
-        raise UserError(f'--json {args.json}: the folder {args.json.parent} does not exist')
+    for option in ('json', 'plot'):
+        path = getattr(args, option)
+        if path and not path.parent.is_dir():
+            raise UserError(f'--{option} {path}: the folder {path.parent} does not exist')
+    if args.plot and args.plot.suffix not in PICTURES:
+        raise UserError(f'--plot {args.plot}: allowed are files that end in {", ".join(PICTURES)}')
+    if args.plot and find_spec('matplotlib') is None:
+        raise UserError('--plot needs matplotlib: pip install "mnv2_backbone[logs]"')
+
+
+def plot(args: argparse.Namespace) -> int:
+    """Draws the backbone's cost."""
+    what = dict(sizes=SIZES, widths=WIDTHS, repeats=args.repeats)
+    with tempfile.TemporaryDirectory(prefix='mnv2_benchmark_') as folder, Console(stderr=True).status('measuring'):
+        log = Path(folder, 'log.txt')
+        with Worker('mnv2_backbone.benchmark.plot:measure_costs', what, args.threads, log) as worker:
+            costs = worker.ready()['costs']
+    draw_costs(costs, SIZES, args.threads, args.plot)
+    for width, times in costs.items():
+        print(f'width {width:4g}:', ', '.join(f'{size} {ms:.1f} ms' for size, ms in zip(SIZES, times)))
+    return 0
+
+
+def wanted(task: str, args: argparse.Namespace) -> list[Variant]:
+    """The rows asked for."""
+    return [variant for variant in variants(task, args.device) if variant.name in args.names.split(',')]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,12 +111,14 @@ def run(args: argparse.Namespace) -> int:
     with Console(stderr=True).status('') as status:
         for task in args.tasks.split(','):
             with tempfile.TemporaryDirectory(prefix='mnv2_benchmark_') as folder:
-                found, rate, lines = run_in(Path(folder), task, args, status.update)
+                try:
+                    found, rate, lines = run_in(Path(folder), task, args, status.update)
+                except (Missing, Failed) as error:  # in what all rows need
+                    notes.append(f'{task} failed: {error}')
+                    continue
             rows, notes, rates = rows + found, notes + lines, [*rates, rate]
-    title = (
-        f'threads: {args.threads}, {args.device}; matrix product '
-        f'{2e-9 * min(rates):.0f} to {2e-9 * max(rates):.0f} GFLOP/s, float32'
-    )
+    product = ' to '.join(f'{2e-9 * rate:.0f}' for rate in sorted({min(rates), max(rates)})) if rates else 'no'
+    title = f'threads: {args.threads}, {args.device}; float32 matrix product: {product} GFLOP/s'
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(as_table(rows, title))
     for note in notes:
@@ -105,7 +142,7 @@ def run_in(
     say(f'{task}: making inputs')
     if task != 'train':
         ask('inputs:write_inputs', task=task)
-        found, rate, lines = run_task(variants(task, args.device), common, args.threads, args.repeats, say)
+        found, rate, lines = run_task(wanted(task, args), common, args.threads, args.repeats, say)
         return found, rate, lines
     data = args.data or DATA
     if not data.is_dir():
@@ -117,7 +154,7 @@ def run_in(
     times = ask('ours:train_pipelines', samples=args.repeats)
     each = ', '.join(f'{name} {np.median(x):.1f} ms a picture' for name, x in times.items())
     notes.append(f'train: pipelines alone, in one thread: {each}')
-    found, rate, lines = run_task(variants(task, args.device), common, args.threads, -(-args.repeats // 5), say)
+    found, rate, lines = run_task(wanted(task, args), common, args.threads, -(-args.repeats // 5), say)
     return found, rate, notes + lines
 
 

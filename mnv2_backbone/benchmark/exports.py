@@ -10,7 +10,22 @@ import numpy as np
 import torch
 
 from ..deployment.fold import fold_norms, settle_padding
-from .ours import trained_backbone
+from .inputs import our_config
+from .ours import CHECKPOINTS, trained_backbone
+
+
+def model(
+    turns: Any, folder: Path, configs: Path, task: str, format: str, precision: str, target: Path, **_: Any
+) -> None:
+    """A whole detector or segmenter, as ``tools/export.py`` writes it."""
+    from ..deployment.export import Wish, export
+
+    if precision == 'int8' and format == 'openvino':
+        import nncf  # noqa: F401 - if it is missing, this names it
+
+    calib = folder / 'calibration' if precision == 'int8' else None
+    export(our_config(task, configs), str(folder / CHECKPOINTS[task]), Wish(format, precision, calib), target)
+    turns.begin()
 
 
 def backbone_onnx(turns: Any, folder: Path, target: Path, **_: Any) -> None:

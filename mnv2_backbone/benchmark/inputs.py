@@ -48,6 +48,13 @@ def pictures(count: int, height: int, width: int) -> list[np.ndarray]:
     return [np.ascontiguousarray(scene.image[:height, :width]) for scene in scenes]
 
 
+def write_calibration(folder: Path, batch: Sequence[np.ndarray]) -> None:
+    """Writes pictures to quantize with below ``folder``."""
+    (folder / 'calibration').mkdir()
+    for index, picture in enumerate(batch):
+        cv2.imwrite(str(folder / f'calibration/{index}.png'), picture)
+
+
 def write_inputs(turns: Any, task: str, folder: Path, configs: Path, **_: Any) -> None:
     """Writes all that the variants of ``task`` read; to be run in a process of its own."""
     torch.manual_seed(0)
@@ -154,6 +161,7 @@ def _write_detectors(folder: Path, configs: Path) -> None:
 
     batch = pictures(4, 480, 640)
     np.save(folder / 'detect.npy', batch[0])
+    write_calibration(folder, batch)
 
     def prepare_mm(model: Any) -> None:
         inputs = [torch.from_numpy(cv2.resize(x, (320, 320))).permute(2, 0, 1) for x in batch]
@@ -184,6 +192,7 @@ def _write_segmenters(folder: Path, configs: Path) -> None:
 
     batch = pictures(4, 513, 513)
     np.save(folder / 'segment.npy', batch[0])
+    write_calibration(folder, batch)
     ours = init_model(our_config('segment', configs), device='cpu')
     for name, model in (('our', ours), ('mmseg', peers.mmseg_segmenter())):
         settle_norms(model, partial(inference_model, model, batch))

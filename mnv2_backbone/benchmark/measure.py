@@ -28,7 +28,8 @@ class Row:
         median_ms, p10_ms, p90_ms: Milliseconds of one iteration.
         peak_mb: Most memory that the variant's process had resident, in MiB; with its data loaders', if it has any.
         images_per_s: Pictures a second, by the median.
-        x_floor: The median by the least time that its multiply-adds take at the rate of a float32 matrix product.
+        x_floor: The median by the least time that its multiply-adds take at the rate of a float32 matrix product; None
+            for our fast forms where the trained one, whose multiply-adds they do, was not measured.
         speed: Pictures a second by those of the task's slowest peer; None where no peer was measured.
         max_abs_diff: Distance of the output from that of ours as trained, see :data:`DIFFERENCES`; None for peers.
     """
@@ -41,7 +42,7 @@ class Row:
     p90_ms: float
     peak_mb: float | None
     images_per_s: float
-    x_floor: float
+    x_floor: float | None
     speed: float | None
     max_abs_diff: float | None
 
@@ -117,8 +118,7 @@ def _rows(measured: Sequence[Measured], rate: float) -> list[Row]:
     rows = []
     for one in measured:
         variant = one.variant
-        # Our other forms compute what the trained one does.
-        madds = one.facts.get('madds') or (trained.facts['madds'] if trained else 0)
+        madds: int | None = one.facts.get('madds') or (trained.facts['madds'] if trained else None)
         low, middle, high = (1000 * float(x) for x in np.percentile(one.times, (10, 50, 90)))
         compared = trained is not None and not variant.is_peer and one.facts.get('output') is not None
         rows.append(
@@ -131,7 +131,7 @@ def _rows(measured: Sequence[Measured], rate: float) -> list[Row]:
                 p90_ms=high,
                 peak_mb=one.peak and one.peak / 2**20,
                 images_per_s=1 / seconds(one),
-                x_floor=seconds(one) * rate / madds,
+                x_floor=madds and seconds(one) * rate / madds,
                 speed=slowest and slowest / seconds(one),
                 max_abs_diff=DIFFERENCES[variant.task](trained.facts['output'], one.facts['output'])
                 if trained and compared

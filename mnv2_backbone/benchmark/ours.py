@@ -19,6 +19,8 @@ from .peers import eager, take_weights
 from .pipeline import compare_ms
 from .workers import Worker
 
+CHECKPOINTS = {'detect': 'our_detector.pt', 'segment': 'our_segmenter.pt'}
+
 
 def trained_backbone(folder: Path) -> MobileNetV2:
     """The backbone with the weights that all have."""
@@ -34,12 +36,11 @@ def trained_model(task: str, folder: Path, configs: Path) -> Any:
         from mmdet.apis import init_detector
 
         model = init_detector(cfg, device='cpu')
-        model.load_state_dict(torch.load(folder / 'our_detector.pt'))
     else:
         from mmseg.apis import init_model
 
         model = init_model(cfg, device='cpu')
-        model.load_state_dict(torch.load(folder / 'our_segmenter.pt'))
+    model.load_state_dict(torch.load(folder / CHECKPOINTS[task]))
     return model
 
 
@@ -153,6 +154,31 @@ def segment_deployed(turns: Any, folder: Path, configs: Path, precision: str, **
     segment: Any = deploy(trained_model('segment', folder, configs), precision=precision)
     picture = np.load(folder / 'segment.npy')
     turns.loop(lambda: segment([picture]), output=segment([picture])[0])
+
+
+def _exported(turns: Any, task: str, format: str, suffix: str, folder: Path, configs: Path, precision: str) -> None:
+    from ..deployment.exported import Exported
+
+    target = folder / f'{task}_{precision}{suffix}'
+    written(target, 'model', folder=folder, configs=configs, task=task, format=format, precision=precision)
+    run = Exported(target, torch.get_num_threads())
+    picture = np.load(folder / f'{task}.npy')
+    found = run([picture])[0]
+    turns.loop(lambda: run([picture]), output=boxes(found) if task == 'detect' else found)
+
+
+def exported_onnxruntime(turns: Any, task: str, folder: Path, configs: Path, precision: str, **_: Any) -> None:
+    """The detector or segmenter as an ONNX file, in ONNX Runtime."""
+    import onnxruntime  # noqa: F401 - if it is missing, this names it
+
+    _exported(turns, task, 'onnx', '.onnx', folder, configs, precision)
+
+
+def exported_openvino(turns: Any, task: str, folder: Path, configs: Path, precision: str, **_: Any) -> None:
+    """The detector or segmenter as an OpenVINO file."""
+    import openvino  # noqa: F401 - if it is missing, this names it
+
+    _exported(turns, task, 'openvino', '.xml', folder, configs, precision)
 
 
 def train(turns: Any, folder: Path, configs: Path, data: Path, precision: str, **_: Any) -> None:

@@ -16,7 +16,7 @@ CAPTION = (
     'x floor: the time by that of as many multiply-adds in a float32 matrix product of the same rounds. '
     "speed: pictures a second by those of the task's slowest peer. "
     'max diff, from ours as trained: of the features; of the scores of the same boxes; share of pixels with another '
-    'label. peak: the whole process, libraries included.'
+    'label; random weights amplify rounding more than trained ones. peak: the whole process, libraries included.'
 )
 
 
@@ -37,7 +37,7 @@ def as_table(rows: Sequence[Row], title: str) -> Table:
             f'{row.p90_ms:.1f}',
             f'{row.images_per_s:.1f}',
             '' if row.peak_mb is None else f'{row.peak_mb:.0f}',
-            f'{row.x_floor:.1f}',
+            '' if row.x_floor is None else f'{row.x_floor:.1f}',
             '' if row.speed is None else f'{row.speed:.2f}',
             '' if row.max_abs_diff is None else f'{row.max_abs_diff:.2g}',
             end_section=row.task != rows[min(index + 1, len(rows) - 1)].task,

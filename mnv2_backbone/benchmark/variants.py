@@ -13,6 +13,7 @@ FORMS = {
     'onnxruntime': ('fp32', 'int8'),
     'openvino': ('fp32', 'bf16', 'int8'),
 }
+NAMES = ('ours-trained', *(f'ours-{form}' for form in FORMS), 'torchvision', 'timm', 'mmdet', 'mmseg')
 _OURS = 'mnv2_backbone.benchmark.ours'
 
 
@@ -71,8 +72,12 @@ def variants(task: str, device: str) -> list[Variant]:
     if task == 'train':  # MMDetection's autocast needs a GPU
         return [trained, replace(trained, precision='bf16'), *peers]
     fast = [
-        Variant(task, f'ours-{form}', precision, f'{_OURS}:{task}_{form}')
+        Variant(task, f'ours-{form}', precision, f'{_OURS}:{_function(task, form)}', dict(task=task))
         for form, precisions in FORMS.items()
         for precision in precisions
     ]
     return [trained, *fast, *peers]
+
+
+def _function(task: str, form: str) -> str:
+    return f'{task if task == "backbone" or form == "deployed" else "exported"}_{form}'

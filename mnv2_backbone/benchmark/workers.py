@@ -109,7 +109,7 @@ class Worker:
             Failed: It could not be built.
         """
         facts: dict[str, Any] = self._receive()
-        self._signal(signal.SIGSTOP)
+        self._stop()
         return facts
 
     def turn(self, iterations: int) -> list[float]:
@@ -127,7 +127,7 @@ class Worker:
         self._signal(signal.SIGCONT)
         self._connection.send(iterations)
         times: list[float] = self._receive()
-        self._signal(signal.SIGSTOP)
+        self._stop()
         return times
 
     def peak_bytes(self) -> int | None:
@@ -159,6 +159,11 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _stop(self) -> None:
+        self._signal(signal.SIGSTOP)
+        # Only a group that has stopped already is ended by the system if this process is killed.
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def _signal(self, number: int) -> None:
         os.killpg(self._process.pid, number)

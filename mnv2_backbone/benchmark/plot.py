@@ -1,0 +1,69 @@
+"""What the deployed backbone costs by input size and width."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..backbone import MobileNetV2
+from ..deployment import deploy
+from ..files import whole_file
+
+SIZES = (160, 224, 320, 512, 768, 1024)
+WIDTHS = (0.35, 0.5, 0.75, 1.0, 1.4)
+
+
+def measure_costs(turns: Any, sizes: Sequence[int], widths: Sequence[float], repeats: int, **_: Any) -> None:
+    """Gives ``costs``: for each width the milliseconds at each size, the median of ``repeats``."""
+    costs = {width: [_milliseconds(width, size, repeats) for size in sizes] for width in widths}
+    turns.begin(costs=costs)
+
+
+def _milliseconds(width: float, size: int, repeats: int) -> float:
+    network: Any = deploy(MobileNetV2(widen_factor=width, out_indices='layer_19'), size=(size, size))
+    x = torch.rand(1, 3, size, size) * 2 - 1
+    times = []
+    for _ in range(repeats + 3):
+        start = time.perf_counter()
+        network(x)
+        times.append(1000 * (time.perf_counter() - start))
+    return float(np.median(times[3:]))
+
+
+def draw_costs(costs: Mapping[float, Sequence[float]], sizes: Sequence[int], threads: int, out: Path) -> None:
+    """Draws one line for each width.
+
+    Args:
+        costs: Milliseconds by width, in the order of ``sizes``.
+        sizes: Sides of the input in pixels.
+        threads: That they were measured with.
+        out: The picture to write (.png, .svg, .pdf).
+    """
+    from matplotlib.figure import Figure  # no window, whatever the machine
+
+    figure = Figure(figsize=(7, 4.5), layout='constrained')
+    axes = figure.subplots()
+    for width, times in sorted(costs.items(), reverse=True):
+        axes.plot(sizes, times, marker='o', markersize=4, label=f'{width:g}')
+    axes.set(
+        xscale='log',
+        yscale='log',
+        xlabel='side of the input, pixels',
+        ylabel='ms a picture',
+        title=f'MobileNetV2 features as deployed, float32, one picture, threads: {threads}',
+    )
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.minorticks_off()
+    least, most = min(map(min, costs.values())), max(map(max, costs.values()))
+    ticks = [digit * 10**power for power in range(-2, 6) for digit in (1, 2, 5)]
+    shown = [tick for tick in ticks if least / 2 <= tick <= 2 * most]
+    axes.set_yticks(shown, [f'{tick:g}' for tick in shown])
+    axes.grid(alpha=0.3)
+    axes.legend(title='width')
+    with whole_file(out) as draft:
+        figure.savefig(draft, dpi=120)

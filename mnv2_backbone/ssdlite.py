@@ -384,6 +384,8 @@ class SSDLiteHead(BaseDenseHead):
         weights = anchors.new_ones(labels.shape)
         boxes = anchors.new_zeros((*labels.shape, 4))
         for i, (gt, ignore) in enumerate(zip(batch_gt, batch_ignore)):
+            # Strangers' labels have boxes without an area; to fit one, the loss would be infinite.
+            gt = gt[(gt.bboxes[:, 2:] > gt.bboxes[:, :2]).all(1)]
             match = self.assigner.assign(priors, gt, ignore).gt_inds  # 0: background, -1: ignored
             weights[i, match < 0] = 0
             positive = match > 0

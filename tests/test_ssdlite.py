@@ -174,6 +174,18 @@ def test_loss_equals_mmdetections(predictions):
         assert torch.allclose(gradient, leaf.grad, atol=1e-6)
 
 
+def test_a_box_without_an_area_does_not_count(predictions):
+    ours, _, cls, box, image = predictions
+    metas = [sample.metainfo for sample in samples((2, 2, 2), image)]
+    truth = [sample.gt_instances for sample in samples((2, 2, 2), image)]
+    expected = ours.loss_by_feat(cls, box, truth, metas)
+    for gt in truth[:2]:
+        gt.bboxes[1, 2] = gt.bboxes[1, 0]
+    found = ours.loss_by_feat(cls, box, truth, metas)
+    left_out = ours.loss_by_feat(cls, box, [truth[0][:1], truth[1][:1], truth[2]], metas)
+    assert found == left_out and found['loss_bbox'].isfinite() and found != expected
+
+
 def test_boxes_equal_mmdetections(predictions):
     ours, theirs, cls, box, image = predictions
     # MMDetection 3.2 and 3.3 ask the head for the loss_cls that it does not have

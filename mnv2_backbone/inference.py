@@ -1,11 +1,11 @@
-"""From a config and weights to results on pictures and videos, for detectors and segmenters."""
+"""From a trained model or an exported file to results on pictures and videos, for detectors and segmenters."""
 
 from __future__ import annotations
 
 import glob
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
-from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
-from mmengine.runner.checkpoint import _load_checkpoint
+from mmengine.model import BaseModel
+from mmengine.registry import VISUALIZERS, init_default_scope
 
+from .deployment.model import ExportedModel
+from .deployment.trained import load_trained
 from .errors import UserError
 from .masks import save_indexed_png
-from .weights.load import load_into
 
 PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v')
@@ -78,33 +79,60 @@ class Predictor:
     """A trained model with its test pipeline and its way of drawing.
 
     Args:
-        cfg: A detection or segmentation config.
-        weights: A checkpoint's path or ``mnv2://`` name; it must fit the model as a whole.
-        device: ``'cpu'``, ``'cuda:0'`` ...
-
-    Raises:
-        UserError: The weights do not fit, or the device is not there.
+        model: mm's model, which takes batches of the pipeline's results.
+        meta: ``classes`` and ``palette``.
+        steps: The test pipeline, which begins with loading a picture.
+        visualizer: Config of mm's visualizer.
     """
 
-    def __init__(self, cfg: Config, weights: str, device: str = 'cpu') -> None:
-        init_default_scope(cfg.get('default_scope', 'mmengine'))
-        if 'init_cfg' in cfg.model.backbone:
-            cfg.model.backbone.init_cfg = None  # all weights come from the checkpoint
-        model = MODELS.build(cfg.model)
-        checkpoint = _load_checkpoint(weights, map_location='cpu')
-        load_into(model, checkpoint.get('state_dict', checkpoint))
+    def __init__(
+        self,
+        model: BaseModel,
+        meta: Mapping[str, Any],
+        steps: Sequence[Mapping[str, Any]],
+        visualizer: Mapping[str, Any],
+    ) -> None:
+        self.model, self.meta = model, meta
+        self.pipeline = Compose([step for step in steps[1:] if 'LoadAnnotations' not in step['type']])
+        self.visualizer = VISUALIZERS.build(dict(visualizer, vis_backends=None))
+        self.visualizer.dataset_meta = meta
+
+    @classmethod
+    def from_checkpoint(cls, cfg: Config, weights: str, device: str = 'cpu') -> Predictor:
+        """The model of a config.
+
+        Args:
+            cfg: A detection or segmentation config.
+            weights: A checkpoint's path or ``mnv2://`` name; it must fit the model as a whole.
+            device: ``'cpu'``, ``'cuda:0'`` ...
+
+        Raises:
+            UserError: The weights do not fit, or the device is not there.
+        """
+        model, meta = load_trained(cfg, weights)
         try:
-            self.model = model.to(device).eval()
+            model = model.to(device)
         except (RuntimeError, AssertionError) as error:
             raise UserError(f'--device {device}: {error}') from error
-        dataset = cfg.test_dataloader.dataset
-        with DATASETS.switch_scope_and_registry(None) as registry:
-            self.meta = {**registry.get(dataset.type).METAINFO, **dataset.get('metainfo', {})}
-        self.meta.update((checkpoint.get('meta') or {}).get('dataset_meta') or {})
-        steps = dataset.pipeline[1:]
-        self.pipeline = Compose([step for step in steps if 'LoadAnnotations' not in step['type']])
-        self.visualizer = VISUALIZERS.build(dict(cfg.visualizer, vis_backends=None))
-        self.visualizer.dataset_meta = self.meta
+        return cls(model, meta, cfg.test_dataloader.dataset.pipeline, cfg.visualizer)
+
+    @classmethod
+    def from_exported(cls, path: str) -> Predictor:
+        """A file that ``tools/export.py`` wrote; it needs no config.
+
+        Args:
+            path: The file.
+
+        Raises:
+            UserError: It cannot be loaded.
+        """
+        model = ExportedModel(path)
+        recipe = model.exported.recipe
+        scope, kind = ('mmdet', 'Det') if recipe.task == 'detect' else ('mmseg', 'Seg')
+        init_default_scope(scope)
+        steps = [dict(type='LoadImageFromFile'), dict(type=f'Pack{kind}Inputs')]
+        meta = dict(classes=recipe.classes, palette=recipe.palette)
+        return cls(model, meta, steps, dict(type=f'{kind}LocalVisualizer', name='visualizer'))
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray) -> Any:

@@ -41,6 +41,7 @@ ROOMS = {
     'ReproducibleHook': 'runtime.reproducible',
     'AtomicCheckpointHook': 'runtime.saving',
     'BFloat16OptimWrapper': 'runtime.amp',
+    'ExportedModel': 'deployment.model',
 }
 
 

@@ -16,7 +16,20 @@ from ..transforms import tf_bilinear
 
 #: The ways of resizing, by the transform that does it.
 SAMPLINGS = {'Resize': 'opencv', 'mnv2_backbone.TFResize': 'tensorflow'}
+Colour = tuple[int, int, int]
 _IGNORED = ('LoadImageFromFile', 'mnv2_backbone.LoadImage', 'LoadAnnotations', 'PackDetInputs', 'PackSegInputs')
+
+
+def dataset_meta(cfg: Config) -> dict[str, Any]:
+    """Names and colours of the classes of a config's test data set: ``classes``, ``palette``."""
+    dataset = cfg.test_dataloader.dataset
+    with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
+        return {**registry.get(dataset.type).METAINFO, **(dataset.get('metainfo') or {})}
+
+
+def as_palette(colours: Any, count: int) -> tuple[Colour, ...]:
+    """A palette as it came from a config or a checkpoint, or black for each of so many classes."""
+    return tuple((int(r), int(g), int(b)) for r, g, b in colours or [(0, 0, 0)] * count)
 
 
 @dataclass(frozen=True)
@@ -34,7 +47,7 @@ class Recipe:
 
     task: str
     classes: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...]
+    palette: tuple[Colour, ...]
     size: tuple[int, int] | None
     sampling: str = 'opencv'
     test_cfg: Mapping[str, Any] = field(default_factory=dict)
@@ -56,13 +69,10 @@ class Recipe:
                     f'the test pipeline has {dict(step)}; a deployed model loads a picture, resizes it to a fixed '
                     'size (Resize with scale and keep_ratio=False, TFResize) or not at all, and nothing else'
                 )
-        with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
-            meta = {**registry.get(dataset.type).METAINFO, **dataset.get('metainfo', {})}
+        meta = dataset_meta(cfg)
         segments = cfg.model.type.rpartition('.')[2] in ('DeepLab', 'EncoderDecoder')
         classes = tuple(meta['classes'])
-        palette = tuple(tuple(int(x) for x in colour) for colour in meta.get('palette', ())) or ((0, 0, 0),) * len(
-            classes
-        )
+        palette = as_palette(meta.get('palette'), len(classes))
         test_cfg = {} if segments else cfg.model.test_cfg.to_dict()
         return cls('segment' if segments else 'detect', classes, palette, size, sampling, test_cfg)
 

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+from ..layers import ConvNormAct, pad_same
+from .fold import settle_padding
 from .network import Detector, Segmenter, Size
 from .recipe import Recipe
 
@@ -16,8 +19,33 @@ from .recipe import Recipe
 MOST_CANDIDATES = 1000
 
 
+@torch.library.custom_op('mnv2_backbone::bilinear', mutates_args=())
+def bilinear(x: Tensor, height: int, width: int, centres: bool) -> Tensor:
+    """Resizes (N, C, H, W) to (N, C, height, width); values are read at pixel centres, or else at corners.
+
+    One operator, so that each export format can have its own.
+    """
+
+    def taps(have: int, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
+        # positions as fractions of whole numbers: no rounding puts one beside the pixel it hits
+        at, parts = torch.arange(wanted, device=x.device), 2 * wanted if centres else wanted
+        at = ((2 * at + 1) * have - wanted).clamp(min=0) if centres else at * have
+        low = at // parts
+        return low, (low + 1).clamp(max=have - 1), (at % parts).float() / parts
+
+    top, bottom, y = taps(x.shape[2], height)
+    left, right, z = taps(x.shape[3], width)
+    rows = x[:, :, top] + (x[:, :, bottom] - x[:, :, top]) * y[:, None]
+    return rows[..., left] + (rows[..., right] - rows[..., left]) * z
+
+
+@bilinear.register_fake
+def _(x: Tensor, height: int, width: int, centres: bool) -> Tensor:
+    return x.new_empty(*x.shape[:2], height, width)
+
+
 def resize(pictures: Tensor, size: Size, sampling: str) -> Tensor:
-    """Resizes bilinearly within a graph; pictures that have the size already come out as they went in.
+    """Resizes bilinearly within a graph.
 
     Args:
         pictures: (N, H, W, 3), bytes.
@@ -28,24 +56,8 @@ def resize(pictures: Tensor, size: Size, sampling: str) -> Tensor:
     Returns:
         (N, height, width, 3), float32.
     """
-
-    def taps(have: int, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
-        # Positions as fractions of whole numbers: they stay exact where a runtime computes in bfloat16.
-        at = torch.arange(wanted, device=pictures.device)
-        if sampling == 'tensorflow':
-            at, parts = at * have, wanted
-        else:
-            at, parts = ((2 * at + 1) * have - wanted).clamp(min=0), 2 * wanted
-        low = at // parts
-        return low, (low + 1).clamp(max=have - 1), (at % parts).float() / parts
-
-    top, bottom, y = taps(pictures.shape[1], size[0])
-    left, right, x = taps(pictures.shape[2], size[1])
-    above, below = pictures[:, top].float(), pictures[:, bottom].float()
-    rows = above + (below - above) * y[:, None, None]
-    first, second = rows[:, :, left], rows[:, :, right]
-    resized = first + (second - first) * x[:, None]
-    return resized if sampling == 'tensorflow' else resized.round()
+    resized = bilinear(pictures.permute(0, 3, 1, 2).float(), *size, sampling == 'opencv')
+    return (resized.round() if sampling == 'opencv' else resized).permute(0, 2, 3, 1)
 
 
 @torch.library.custom_op('mnv2_backbone::nms_keeps', mutates_args=())
@@ -65,11 +77,54 @@ def _(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     return torch.empty_like(scores, dtype=torch.bool)
 
 
+@torch.library.custom_op('mnv2_backbone::conv_same', mutates_args=())
+def conv_same(x: Tensor, weight: Tensor, bias: Tensor, stride: int, groups: int) -> Tensor:
+    """A convolution with SAME padding, for any size: exchange formats have it as an option of theirs."""
+    return F.conv2d(pad_same(x, weight.shape[2], stride, 1), weight, bias, stride, groups=groups)
+
+
+@conv_same.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor, stride: int, groups: int) -> Tensor:
+    batch, _, height, width = x.shape
+    return x.new_empty(batch, weight.shape[0], (height + stride - 1) // stride, (width + stride - 1) // stride)
+
+
+class SameConv(nn.Module):
+    """A convolution that pads as :func:`conv_same`.
+
+    Args:
+        conv: Folded: with a bias, without padding and atrous rate.
+        level: The value to pad with.
+    """
+
+    def __init__(self, conv: nn.Conv2d, level: float = 0.0) -> None:
+        super().__init__()
+        assert conv.bias is not None
+        self.level, self.stride, self.groups = level, conv.stride[0], conv.groups
+        self.weight = conv.weight
+        self.bias = nn.Parameter(conv.bias + level * conv.weight.sum((1, 2, 3)), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C', ceil(H / stride), ceil(W / stride))."""
+        x = x - self.level if self.level else x
+        return conv_same(x, self.weight, self.bias, self.stride, self.groups)
+
+
+def free_padding(segmenter: Segmenter) -> None:
+    """Lets the format pad SAME convolutions, so that the graph does not compute padding from sizes; in place."""
+    body = segmenter.body
+    if body.same:
+        body.first.conv, body.same = SameConv(body.first.conv, body.level), None
+    for module in segmenter.modules():
+        if isinstance(module, ConvNormAct) and module.pads and module.pad_args[2] == 1:
+            module.conv, module.pads = SameConv(module.conv), False
+
+
 class WholeDetector(nn.Module):
     """A detector for export.
 
     Args:
-        detector: The network.
+        detector: The network; changed in place, to take pictures of its size only.
         recipe: How pictures are resized and boxes thinned out.
         nms: Whether boxes are thinned out inside.
     """
@@ -78,6 +133,7 @@ class WholeDetector(nn.Module):
 
     def __init__(self, detector: Detector, recipe: Recipe, nms: bool) -> None:
         super().__init__()
+        settle_padding(detector, torch.zeros(1, *detector.size, 3))
         self.detector, self.sampling, self.nms = detector, recipe.sampling, nms
         self.test_cfg: Mapping[str, Any] = recipe.test_cfg
         self.outputs = ('boxes', 'scores', 'labels') if nms else ('boxes', 'scores')
@@ -100,14 +156,14 @@ class WholeDetector(nn.Module):
         ones = torch.ones(2, dtype=torch.float32, device=scores.device)
         scale = torch.cat([ones[:1] * x, ones[:1] * y, ones[:1] * x, ones[:1] * y])
         if not self.nms:
-            return self.detector.decode(self.detector.anchors.expand(len(codes), -1, -1), codes) * scale, scores
+            return self.detector.decode(self.detector.anchors.expand(codes.shape[0], -1, -1), codes) * scale, scores
         # Decoding begins after the choice of candidates.
         classes = scores.shape[2]
         limit = self.test_cfg.get('nms_pre', -1)
         scores, order = scores.flatten(1).topk(limit if limit > 0 else MOST_CANDIDATES, dim=1)
         labels = order % classes
         at = (order // classes)[:, :, None].expand(-1, -1, 4)
-        anchors = self.detector.anchors.expand(len(codes), -1, -1)
+        anchors = self.detector.anchors.expand(codes.shape[0], -1, -1)
         boxes = self.detector.decode(anchors.gather(1, at), codes.gather(1, at))
         # Boxes of different classes are moved apart: they do not suppress each other.
         apart = boxes + (labels * (max(height, width) + 1)).to(boxes)[:, :, None]
@@ -122,8 +178,8 @@ class WholeSegmenter(nn.Module):
     """A segmenter for export.
 
     Args:
-        segmenter: The network.
-        recipe: How pictures are resized.
+        segmenter: The network; changed in place, where the recipe resizes to take pictures of that size only.
+        recipe: How pictures are resized, if they are.
     """
 
     inputs = ('pictures',)
@@ -131,6 +187,10 @@ class WholeSegmenter(nn.Module):
 
     def __init__(self, segmenter: Segmenter, recipe: Recipe) -> None:
         super().__init__()
+        if recipe.size is None:
+            free_padding(segmenter)
+        else:
+            settle_padding(segmenter, torch.zeros(1, *recipe.size, 3))
         self.segmenter, self.size, self.sampling = segmenter, recipe.size, recipe.sampling
 
     def forward(self, pictures: Tensor) -> tuple[Tensor]:

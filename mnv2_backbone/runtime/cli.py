@@ -13,15 +13,15 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
-from mmengine.evaluator import DumpResults
 from mmengine.hooks import Hook
-from mmengine.registry import METRICS, RUNNERS
+from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ..errors import UserError
 from .checkpoint import find_resume_point, read_checkpoint, read_weights_only_everywhere
 from .options import load_config
 from .preflight import check_data
+from .testing import apply_test_options, dump
 
 #: What mmengine and the packages on it raise at a config that cannot be built.
 _SETUP_ERRORS = (
@@ -69,9 +69,9 @@ def train(argv: Sequence[str] | None = None) -> int:
 
 
 def test(argv: Sequence[str] | None = None) -> int:
-    """Evaluates a checkpoint; returns the exit status (2: the user has to change something)."""
+    """Evaluates a checkpoint or an exported file; returns the exit status (2: the user has to change something)."""
     parser = _parser('Test a model.')
-    parser.add_argument('checkpoint', help='the weights to test')
+    parser.add_argument('checkpoint', help='the weights to test, or a file that tools/export.py wrote')
     parser.add_argument(
         '--out',
         metavar='FILE.pkl|DIR',
@@ -124,7 +124,7 @@ def _run(
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
         runner.register_hook(hook, priority='LOWEST')
         if getattr(args, 'out', None) and args.out.endswith(('.pkl', '.pickle')):
-            runner.test_evaluator.metrics.append(_dump(cfg, args.out))
+            runner.test_evaluator.metrics.append(dump(cfg, args.out))
         go(runner)
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -294,82 +294,6 @@ def _use_tensorboard(cfg: Config) -> None:
 def _prepare_testing(args: argparse.Namespace) -> Config:
     cfg = _load(args)
     cfg.load_from, cfg.resume = args.checkpoint, False
-    if args.show or args.show_dir:
-        _use_visualization(cfg, args)
-    if args.tta:
-        _use_tta(cfg)
-    if args.out and not args.out.endswith(('.pkl', '.pickle')):
-        _save_predictions(cfg, args.out)
-    _check(cfg, ('test',), args.checkpoint)
+    apply_test_options(cfg, args)
+    _check(cfg, ('test',), cfg.load_from)
     return cfg
-
-
-def _use_visualization(cfg: Config, args: argparse.Namespace) -> None:
-    hook = (cfg.get('default_hooks') or {}).get('visualization')
-    if hook is None:
-        raise UserError('--show and --show-dir need default_hooks.visualization in the config')
-    hook.draw = True
-    if args.show:
-        hook.show, hook.wait_time = True, args.wait_time
-    if args.show_dir:
-        folder = os.path.abspath(args.show_dir)
-        if hook.type.endswith('DetVisualizationHook'):
-            hook.test_out_dir = folder
-        else:
-            cfg.visualizer.save_dir = folder
-
-
-def _use_tta(cfg: Config) -> None:
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    if cfg.get('default_scope') == 'mmdet':
-        # MMDetection's own default: the picture and its mirror image, merged by NMS.
-        keys = (
-            'img_id',
-            'img_path',
-            'ori_shape',
-            'img_shape',
-            'scale_factor',
-            'flip',
-            'flip_direction',
-        )
-        flips = [dict(type='RandomFlip', prob=float(flip)) for flip in (True, False)]
-        last = dict(
-            type='TestTimeAug', transforms=[flips, [dict(type='PackDetInputs', meta_keys=keys)]]
-        )
-        cfg.setdefault('tta_pipeline', [*dataset.pipeline[:-1], last])
-        nms = dict(type='nms', iou_threshold=0.5)
-        cfg.setdefault(
-            'tta_model', dict(type='DetTTAModel', tta_cfg=dict(nms=nms, max_per_img=100))
-        )
-    for part in ('tta_model', 'tta_pipeline'):
-        if part not in cfg:
-            raise UserError(f'--tta: the config has no {part}')
-    dataset.pipeline = cfg.tta_pipeline
-    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
-
-
-def _save_predictions(cfg: Config, folder: str) -> None:
-    evaluators = (
-        cfg.test_evaluator
-        if isinstance(cfg.test_evaluator, (list, tuple))
-        else [cfg.test_evaluator]
-    )
-    found = False
-    for evaluator in evaluators:
-        if evaluator.type.endswith('IoUMetric'):
-            evaluator.output_dir, evaluator.keep_results, found = folder, True, True
-        elif evaluator.type.endswith('CocoMetric'):
-            evaluator.outfile_prefix, found = str(Path(folder, 'predictions')), True
-    if not found:
-        kinds = ', '.join(evaluator.type for evaluator in evaluators)
-        raise UserError(
-            f'--out {folder}: {kinds} cannot write predictions to a folder; name a .pkl file'
-        )
-    Path(folder).mkdir(parents=True, exist_ok=True)
-
-
-def _dump(cfg: Config, path: str) -> DumpResults:
-    kind = 'mmdet.DumpDetResults' if cfg.get('default_scope') == 'mmdet' else 'DumpResults'
-    return METRICS.build(dict(type=kind, out_file_path=path))

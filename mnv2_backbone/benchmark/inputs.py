@@ -1,9 +1,10 @@
 """What the variants of a task read: the same pictures, and weights under which they have the same to do.
 
 The weights are random. Their norms get the statistics of real features, so that maps have the range they have in
-trained networks; and detectors get scores as sparse as trained ones', so that their NMS has work to do: logits of the
-classes with a deviation of 2, and a bias of the background with which :data:`CANDIDATES` pairs of anchor and class pass
-the score threshold of the detector's own config.
+trained networks, and a bias that leaves most activations in the middle of ReLU6: random layers that cut off half of
+them amplify a rounding at the beginning of the network to another result at its end. Detectors get scores as sparse as
+trained ones', so that their NMS has work to do: logits of the classes with a deviation of 2, and a bias of the
+background with which :data:`CANDIDATES` pairs of anchor and class pass the score threshold of the detector's config.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ BACKBONE_SIZE = 320
 CANDIDATES = 400
 #: Drawn pictures to train on where there are no others.
 TOY_PICTURES = 240
+#: Mean of what activations get; the deviation is 1.
+SHIFT = 2.5
 #: Deviation of the class logits.
 SPREAD = 2.0
 
@@ -77,12 +80,16 @@ def write_toy_coco(turns: Any, folder: Path, **_: Any) -> None:
 
 @torch.no_grad()
 def settle_norms(network: nn.Module, call: Callable[[], Any]) -> None:
-    """Gives batch norms the statistics of what ``call`` puts through them; the network ends in evaluation mode."""
+    """Gives batch norms the statistics of what ``call`` puts through them, and a bias of :data:`SHIFT`.
+
+    The network ends in evaluation mode.
+    """
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     network.eval()
     for norm in norms:
         norm.momentum = 1.0
+        nn.init.constant_(norm.bias, SHIFT)
         norm.train()
     call()
     for norm, momentum in zip(norms, momenta):

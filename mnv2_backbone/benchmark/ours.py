@@ -1,4 +1,7 @@
-"""Our networks: as trained, and in their fast forms."""
+"""Our networks: as trained, and in their fast forms.
+
+What only some of them need is imported where they are built, so that each process has the memory of its own variant.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.hub import get_config
 from mmengine.structures import InstanceData
 
 from ..backbone import SLIM_INIT, MobileNetV2
-from ..deployment import deploy
 from ..runtime.memory import keep_freed_memory
-from . import training
 from .inputs import our_config
 from .peers import eager, take_weights
-from .pipeline import compare_ms
 from .workers import Worker
 
 CHECKPOINTS = {'detect': 'our_detector.pt', 'segment': 'our_segmenter.pt'}
@@ -105,6 +104,8 @@ def segment_trained(turns: Any, folder: Path, configs: Path, device: str, precis
 
 def backbone_deployed(turns: Any, folder: Path, precision: str, **_: Any) -> None:
     """The backbone from ``deploy``."""
+    from ..deployment import deploy
+
     x = torch.from_numpy(np.load(folder / 'normalised.npy')[:1])
     network: Any = deploy(trained_backbone(folder), size=(x.shape[2], x.shape[3]), precision=precision)
     x = x.bfloat16() if precision == 'bf16' else x
@@ -144,6 +145,8 @@ def backbone_openvino(turns: Any, folder: Path, precision: str, **_: Any) -> Non
 
 def detect_deployed(turns: Any, folder: Path, configs: Path, precision: str, **_: Any) -> None:
     """The detector from ``deploy``."""
+    from ..deployment import deploy
+
     detect: Any = deploy(trained_model('detect', folder, configs), precision=precision)
     picture = np.load(folder / 'detect.npy')
     turns.loop(lambda: detect([picture]), output=boxes(detect([picture])[0]))
@@ -151,6 +154,8 @@ def detect_deployed(turns: Any, folder: Path, configs: Path, precision: str, **_
 
 def segment_deployed(turns: Any, folder: Path, configs: Path, precision: str, **_: Any) -> None:
     """The segmenter from ``deploy``."""
+    from ..deployment import deploy
+
     segment: Any = deploy(trained_model('segment', folder, configs), precision=precision)
     picture = np.load(folder / 'segment.npy')
     turns.loop(lambda: segment([picture]), output=segment([picture])[0])
@@ -183,6 +188,8 @@ def exported_openvino(turns: Any, task: str, folder: Path, configs: Path, precis
 
 def train(turns: Any, folder: Path, configs: Path, data: Path, precision: str, **_: Any) -> None:
     """Our COCO config, as ``tools/train.py`` runs it, from random weights."""
+    from . import training
+
     keep_freed_memory()
     cfg = our_config('detect', configs)
     cfg.model.backbone.init_cfg = SLIM_INIT
@@ -192,6 +199,10 @@ def train(turns: Any, folder: Path, configs: Path, data: Path, precision: str, *
 
 def train_pipelines(turns: Any, configs: Path, data: Path, samples: int, **_: Any) -> None:
     """The training pipelines alone, picture by picture in one thread: ours and MMDetection's own."""
+    from mmengine.hub import get_config
+
+    from .pipeline import compare_ms
+
     ours = our_config('detect', configs).train_dataloader.dataset
     theirs = get_config('mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py').train_dataloader.dataset.dataset
     ours.data_root = f'{data}/'

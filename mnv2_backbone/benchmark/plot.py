@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from ..backbone import MobileNetV2
-from ..deployment import deploy
 from ..files import whole_file
 
 SIZES = (160, 224, 320, 512, 768, 1024)
@@ -20,19 +19,20 @@ WIDTHS = (0.35, 0.5, 0.75, 1.0, 1.4)
 
 def measure_costs(turns: Any, sizes: Sequence[int], widths: Sequence[float], repeats: int, **_: Any) -> None:
     """Gives ``costs``: for each width the milliseconds at each size, the median of ``repeats``."""
-    costs = {width: [_milliseconds(width, size, repeats) for size in sizes] for width in widths}
+    from ..deployment import deploy  # brings MMDetection along, which drawing does not need
+
+    def milliseconds(width: float, size: int) -> float:
+        network: Any = deploy(MobileNetV2(widen_factor=width, out_indices='layer_19'), size=(size, size))
+        x = torch.rand(1, 3, size, size) * 2 - 1
+        times = []
+        for _ in range(repeats + 3):
+            start = time.perf_counter()
+            network(x)
+            times.append(1000 * (time.perf_counter() - start))
+        return float(np.median(times[3:]))
+
+    costs = {width: [milliseconds(width, size) for size in sizes] for width in widths}
     turns.begin(costs=costs)
-
-
-def _milliseconds(width: float, size: int, repeats: int) -> float:
-    network: Any = deploy(MobileNetV2(widen_factor=width, out_indices='layer_19'), size=(size, size))
-    x = torch.rand(1, 3, size, size) * 2 - 1
-    times = []
-    for _ in range(repeats + 3):
-        start = time.perf_counter()
-        network(x)
-        times.append(1000 * (time.perf_counter() - start))
-    return float(np.median(times[3:]))
 
 
 def draw_costs(costs: Mapping[float, Sequence[float]], sizes: Sequence[int], threads: int, out: Path) -> None:

@@ -16,7 +16,7 @@ CAPTION = (
     'x floor: the time by that of as many multiply-adds in a float32 matrix product of the same rounds. '
     "speed: pictures a second by those of the task's slowest peer. "
     'max diff, from ours as trained: of the features; of the scores of the same boxes; share of pixels with another '
-    'label; random weights amplify rounding more than trained ones. peak: the whole process, libraries included.'
+    'label; weights are random. peak: the whole process, libraries included.'
 )
 
 

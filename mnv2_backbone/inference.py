@@ -131,7 +131,7 @@ class Predictor:
         scope, kind = ('mmdet', 'Det') if recipe.task == 'detect' else ('mmseg', 'Seg')
         init_default_scope(scope)
         steps = [dict(type='LoadImageFromFile'), dict(type=f'Pack{kind}Inputs')]
-        meta = dict(classes=recipe.classes, palette=recipe.palette)
+        meta = dict(classes=recipe.classes, palette=list(recipe.palette))
         return cls(model, meta, steps, dict(type=f'{kind}LocalVisualizer', name='visualizer'))
 
     @torch.no_grad()

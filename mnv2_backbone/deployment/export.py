@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,11 +13,11 @@ import torch
 from mmengine.config import Config
 
 from ..errors import UserError
+from ..files import whole_file
 from .exported import Exported
-from .files import draft
 from .formats import Whole, write_onnx, write_openvino, write_pt2
 from .manifest import Manifest
-from .network import Detector, Segmenter, Size
+from .network import Detector, Segmenter, Size, to_bfloat16
 from .quantize import find_pictures, read_pictures
 from .recipe import Recipe, as_palette
 from .trained import load_trained
@@ -34,18 +35,22 @@ class Format:
         suffix: Of its name.
         libraries: What has to be installed to write each precision it has.
         write: Writes it.
+        companion: Suffix of a second file that belongs to it, if there is one.
     """
 
     suffix: str
     libraries: dict[str, tuple[str, ...]]
     write: Writer
+    companion: str = ''
 
 
 _ONNX = ('onnx', 'onnxscript', 'onnxruntime')
 _OPENVINO = ('onnx', 'onnxscript', 'openvino')
 FORMATS = {
     'onnx': Format('.onnx', {'fp32': _ONNX, 'int8': _ONNX}, write_onnx),
-    'openvino': Format('.xml', {'fp32': _OPENVINO, 'bf16': _OPENVINO, 'int8': (*_OPENVINO, 'nncf')}, write_openvino),
+    'openvino': Format(
+        '.xml', {'fp32': _OPENVINO, 'bf16': _OPENVINO, 'int8': (*_OPENVINO, 'nncf')}, write_openvino, companion='.bin'
+    ),
     'pt2': Format('.pt2', {'fp32': (), 'bf16': ()}, write_pt2),
 }
 PRECISIONS = ('fp32', 'bf16', 'int8')
@@ -113,7 +118,10 @@ def export(cfg: Config, weights: str, wish: Wish, out: Path) -> Manifest:
         raise UserError(f'--out {out}: {wish.format} files end in {format.suffix}')
     files = find_pictures(wish.calib) if wish.calib else []
     recipe = _recipe(cfg, wish)
-    with draft(out) as place:
+    with ExitStack() as drafts:
+        place = drafts.enter_context(whole_file(out))
+        if format.companion:
+            drafts.enter_context(whole_file(out.with_suffix(format.companion)))
         model, meta = load_trained(cfg, weights)
         classes = tuple(meta['classes'])
         recipe = replace(recipe, classes=classes, palette=as_palette(meta.get('palette'), len(classes)))
@@ -142,11 +150,14 @@ def _recipe(cfg: Config, wish: Wish) -> Recipe:
 
 
 def _whole(model: torch.nn.Module, recipe: Recipe, wish: Wish) -> Whole:
+    network: Detector | Segmenter
     if recipe.task == 'detect':
         assert recipe.size is not None
-        detector = Detector(model, recipe.size)
-        whole: Whole = WholeDetector(detector, recipe, wish.nms)
+        network = Detector(model, recipe.size)
+        whole: Whole = WholeDetector(network, recipe, wish.nms)
     else:
-        segmenter = Segmenter(model, recipe.size)
-        whole = WholeSegmenter(segmenter, recipe)
+        network = Segmenter(model, recipe.size)
+        whole = WholeSegmenter(network, recipe)
+    if wish.format == 'pt2' and wish.precision == 'bf16':
+        to_bfloat16(network)
     return whole

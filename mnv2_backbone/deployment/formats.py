@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._inductor
 
 from ..errors import UserError
+from . import whole
 from .manifest import KEY, Manifest
 from .quantize import quantize_onnx, quantize_openvino
 from .whole import WholeDetector, WholeSegmenter
@@ -119,9 +121,18 @@ def write_openvino(network: Whole, path: Path, manifest: Manifest, pictures: Seq
 
 
 def write_pt2(network: Whole, path: Path, manifest: Manifest, pictures: Sequence[np.ndarray]) -> None:
-    """Compiles a ``.pt2`` package with TorchInductor; arguments as for :func:`write_onnx`.
+    """Compiles a ``.pt2`` package with TorchInductor; arguments as for :func:`write_onnx`, no pictures are needed.
 
     Raises:
-        UserError: There is no C++ compiler.
+        UserError: It cannot be compiled, mostly because there is no C++ compiler.
     """
-    raise UserError('pt2: not yet')
+    own = torch.ops.mnv2_backbone
+    program = traced(network).run_decompositions(
+        {own.conv_same.default: whole.conv_same_by_torch, own.bilinear.default: whole.bilinear_by_torch}
+    )
+    options = {'aot_inductor.metadata': {KEY: manifest.to_json()}}
+    try:
+        with torch.no_grad(), torch._inductor.config.patch(freezing=True):
+            torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
+    except (RuntimeError, OSError) as error:
+        raise UserError(f'--format pt2 needs a C++ compiler that works: {error}') from error

@@ -19,24 +19,25 @@ from .recipe import Recipe
 MOST_CANDIDATES = 1000
 
 
-@torch.library.custom_op('mnv2_backbone::bilinear', mutates_args=())
-def bilinear(x: Tensor, height: int, width: int, centres: bool) -> Tensor:
-    """Resizes (N, C, H, W) to (N, C, height, width); values are read at pixel centres, or else at corners.
-
-    One operator, so that each export format can have its own.
-    """
+def bilinear_by_torch(x: Tensor, height: int, width: int, centres: bool) -> Tensor:
+    """Resizes (N, C, H, W) to (N, C, height, width); values are read at pixel centres, or else at corners."""
+    if centres:
+        return F.interpolate(x, (height, width), mode='bilinear', align_corners=False)
 
     def taps(have: int, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
         # positions as fractions of whole numbers: no rounding puts one beside the pixel it hits
-        at, parts = torch.arange(wanted, device=x.device), 2 * wanted if centres else wanted
-        at = ((2 * at + 1) * have - wanted).clamp(min=0) if centres else at * have
-        low = at // parts
-        return low, (low + 1).clamp(max=have - 1), (at % parts).float() / parts
+        at = torch.arange(wanted, device=x.device) * have
+        low = at // wanted
+        return low, (low + 1).clamp(max=have - 1), (at % wanted).float() / wanted
 
     top, bottom, y = taps(x.shape[2], height)
     left, right, z = taps(x.shape[3], width)
     rows = x[:, :, top] + (x[:, :, bottom] - x[:, :, top]) * y[:, None]
     return rows[..., left] + (rows[..., right] - rows[..., left]) * z
+
+
+# One operator each, so that each export format can have its own.
+bilinear = torch.library.custom_op('mnv2_backbone::bilinear', bilinear_by_torch, mutates_args=())
 
 
 @bilinear.register_fake
@@ -77,10 +78,12 @@ def _(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     return torch.empty_like(scores, dtype=torch.bool)
 
 
-@torch.library.custom_op('mnv2_backbone::conv_same', mutates_args=())
-def conv_same(x: Tensor, weight: Tensor, bias: Tensor, stride: int, groups: int) -> Tensor:
+def conv_same_by_torch(x: Tensor, weight: Tensor, bias: Tensor, stride: int, groups: int) -> Tensor:
     """A convolution with SAME padding, for any size: exchange formats have it as an option of theirs."""
     return F.conv2d(pad_same(x, weight.shape[2], stride, 1), weight, bias, stride, groups=groups)
+
+
+conv_same = torch.library.custom_op('mnv2_backbone::conv_same', conv_same_by_torch, mutates_args=())
 
 
 @conv_same.register_fake

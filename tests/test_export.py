@@ -1,0 +1,310 @@
+"""Exported files against the models they come from, written and run as a user does."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import resource
+import runpy
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from mmengine.registry import MODELS, init_default_scope
+
+pytest.importorskip('onnxruntime', reason='exported files need pip install .[export]')
+import onnx
+import openvino
+from test_deployment import disturb
+
+from mnv2_backbone.deployment.export import Wish, export
+from mnv2_backbone.deployment.exported import Exported
+from mnv2_backbone.deployment.runtimes import load_runtime
+from mnv2_backbone.errors import UserError
+from mnv2_backbone.inference import Predictor
+from mnv2_backbone.runtime import cli
+from mnv2_backbone.runtime.options import load_config
+from mnv2_backbone.toydata import CLASSES, write_toy_dataset
+
+# Few layers: tracing takes most of the time.
+DETECTOR = {
+    'model.backbone.out_indices': ('layer_4/expansion_output', 'layer_5'),
+    'model.backbone.init_cfg': None,
+    'model.neck.extra_channels': (64,),
+    'model.bbox_head.anchor_generator.num_levels': 3,
+    'model.test_cfg.nms_pre': 300,
+    'model.test_cfg.max_per_img': 30,
+    'test_dataloader.dataset.pipeline.1.scale': (96, 96),
+    'test_dataloader.num_workers': 0,
+    'test_dataloader.persistent_workers': False,
+}
+SEGMENTER = {
+    'model.backbone.out_indices': ('layer_5',),
+    'model.backbone.init_cfg': None,
+    'model.data_preprocessor.test_cfg.size': (97, 97),
+}
+
+
+def build(folder, config, options, scope):
+    """A model with weights at random, as a checkpoint, a config and the options for the command line."""
+    path = str(ROOT / 'configs' / config)
+    cfg = load_config(path, options)
+    init_default_scope(scope)
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    disturb(model)
+    with torch.no_grad():  # clear cases, as after training: scores that differ, and not one class everywhere
+        if scope == 'mmdet':
+            for branch in model.bbox_head.cls_convs:
+                branch[1].weight *= 20
+        else:
+            logits = model.decode_head(model.backbone(torch.rand(1, 3, 97, 97) * 2 - 1))
+            model.decode_head.conv_seg.bias -= logits.mean((0, 2, 3))
+    checkpoint = folder / 'model.pth'
+    torch.save(dict(state_dict=model.state_dict()), checkpoint)
+    line = ['--cfg-options', *(f'{key}={value}'.replace(' ', '') for key, value in options.items())]
+    return SimpleNamespace(config=path, cfg=cfg, weights=str(checkpoint), options=line, folder=folder)
+
+
+@pytest.fixture(scope='module')
+def detector(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('detector')
+    toy = write_toy_dataset(folder / 'toy', train=6, val=4)
+    built = build(folder, 'ssdlite_mnv2_demo.py', {**DETECTOR, 'data_root': str(toy)}, 'mmdet')
+    built.toy, built.onnx = toy, folder / 'detector.onnx'
+    done = tool('export', built.config, built.weights, '--out', built.onnx, *built.options)
+    assert done.returncode == 0, done.stderr
+    built.pictures = [cv2.imread(str(path)) for path in sorted((toy / 'val').glob('*.jpg'))]
+    built.files = {}
+
+    def file(precision, format='onnx', nms=False):
+        """Exports once in this process."""
+        wish = Wish(format, precision, toy / 'train' if precision == 'int8' else None, nms)
+        if wish not in built.files:
+            out = folder / f'{format}_{precision}_{nms}{dict(onnx=".onnx", openvino=".xml", pt2=".pt2")[format]}'
+            export(load_config(built.config, {**DETECTOR, 'data_root': str(toy)}), built.weights, wish, out)
+            built.files[wish] = out
+        return built.files[wish]
+
+    built.file = file
+    built.predict = Predictor.from_checkpoint(built.cfg, built.weights)
+    return built
+
+
+def tool(name, *arguments, **options):
+    command = [sys.executable, f'tools/{name}.py', *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **options)
+
+
+def raw(path, picture):
+    """Boxes and scores before they are thinned out."""
+    return load_runtime(Path(path))(picture[None])[:2]
+
+
+def same_objects(found, wanted, atol):
+    assert len(found) == len(wanted) > 5
+    torch.testing.assert_close(found.scores, wanted.scores, atol=atol, rtol=0)
+    # of all but equal scores either may come first
+    near = (found.bboxes[:, None] - wanted.bboxes).abs().amax(2) < 0.5
+    near &= (found.labels[:, None] == wanted.labels) & ((found.scores[:, None] - wanted.scores).abs() < atol)
+    assert near.any(0).float().mean() > 0.9
+
+
+def test_a_file_finds_what_the_model_finds_in_pictures_of_any_size_and_number(detector):
+    exported = Exported(detector.onnx)
+    shapes = {picture.shape for picture in detector.pictures}
+    assert len(shapes) > 1
+    for picture, found in zip(detector.pictures, exported(detector.pictures)):
+        same_objects(found, detector.predict(picture).pred_instances, atol=2e-3)  # the resizing may differ by 1 of 255
+    first = detector.pictures[0]
+    small = cv2.resize(first, (96, 96))  # nothing to resize: only the arithmetic differs
+    together = exported([small, small[::-1].copy(), small])
+    assert torch.equal(together[0].bboxes, together[2].bboxes)
+    for picture, found in zip([small, small[::-1].copy()], together):
+        same_objects(found, detector.predict(picture).pred_instances, atol=1e-4)
+
+
+def test_every_format_and_precision_is_near_float32(detector):
+    picture = detector.pictures[0]
+    boxes, scores = raw(detector.onnx, picture)
+    nearness = {}
+    for format, precision in (('openvino', 'bf16'), ('pt2', 'fp32'), ('onnx', 'int8')):
+        path = detector.file(precision, format)
+        assert Exported(path).precision == precision
+        other = raw(path, picture)
+        nearness[format, precision] = float(np.abs(other[1] - scores).max())
+        assert np.quantile(np.abs(other[0] - boxes), 0.95) < {'fp32': 0.01, 'bf16': 4, 'int8': 12}[precision]
+    assert nearness['pt2', 'fp32'] < 1e-3
+    assert 1e-5 < nearness['openvino', 'bf16'] < 0.05 and 1e-5 < nearness['onnx', 'int8'] < 0.2
+    assert len(Exported(detector.file('fp32', 'pt2'))(detector.pictures)) == 4
+
+
+def test_int8_is_per_channel_and_leaves_pictures_and_boxes_alone(detector):
+    graph = onnx.load(detector.file('int8')).graph
+    makers = {output: node for node in graph.node for output in node.output}
+    sizes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    convolutions = [node for node in graph.node if node.op_type == 'Conv']
+    quantized = [node for node in convolutions if makers[node.input[0]].op_type == 'DequantizeLinear']
+    assert len(quantized) == len(convolutions) - 3
+    for node in quantized:
+        weight = makers[node.input[1]]
+        assert sizes[weight.input[1]] == sizes[weight.input[0]][:1] != ()
+    for node in graph.node:
+        if node.op_type in ('Resize', 'Sigmoid', 'Softmax', 'Exp', 'Mul', 'Sub'):
+            assert not any(makers[x].op_type == 'DequantizeLinear' for x in node.input if x in makers), node.op_type
+
+
+@pytest.mark.parametrize('format', ['onnx', 'openvino'])
+def test_boxes_thinned_out_inside_are_those_thinned_out_after(detector, format):
+    inside, outside = Exported(detector.file('fp32', format, nms=True)), Exported(detector.onnx)
+    assert inside.nms and not outside.nms
+    for got, want in zip(inside(detector.pictures), outside(detector.pictures)):
+        same_objects(got, want, atol=1e-4)
+    two = [detector.pictures[0], detector.pictures[0][:, ::-1].copy()]
+    assert [len(found) for found in inside(two)] == [len(inside([picture])[0]) for picture in two]
+
+
+def test_what_has_to_be_known_is_in_the_file(detector):
+    (entry,) = [prop for prop in onnx.load(detector.onnx).metadata_props if prop.key == 'mnv2_backbone']
+    manifest = json.loads(entry.value)
+    assert manifest['recipe']['classes'] == list(CLASSES) and manifest['precision'] == 'fp32'
+    path = detector.file('bf16', 'openvino')
+    info = openvino.Core().read_model(path).get_rt_info(['mnv2_backbone']).astype(str)
+    assert json.loads(info)['recipe'] == manifest['recipe'] and json.loads(info)['precision'] == 'bf16'
+    recipe = Exported(detector.file('fp32', 'pt2')).recipe
+    assert recipe == Exported(detector.onnx).recipe
+    assert recipe.size == (96, 96) and recipe.sampling == 'opencv' and recipe.test_cfg['max_per_img'] == 30
+
+
+def test_tools_run_the_file_as_they_run_the_checkpoint(detector, tmp_path, capsys):
+    predictions = {}
+    for model in (detector.weights, str(detector.onnx)):
+        out = tmp_path / f'{Path(model).suffix}.pkl'
+        line = [detector.config, model, '--work-dir', str(tmp_path / 'work'), '--out', str(out), *detector.options]
+        assert cli.test(line) == 0
+        predictions[model] = pickle.loads(out.read_bytes())
+    assert 'Average Precision' in capsys.readouterr().out
+    for want, got in zip(*predictions.values()):
+        assert want['img_id'] == got['img_id']
+        same_objects(*(SimpleInstances(x['pred_instances']) for x in (got, want)), atol=2e-3)
+    assert cli.test([str(ROOT / 'configs/ssdlite_mnv2_coco.py'), str(detector.onnx)]) == 2
+    assert 'knows 8 classes' in capsys.readouterr().err
+
+    picture = next((detector.toy / 'val').glob('*.jpg'))
+    line = ['--weights', detector.onnx, '--out-dir', tmp_path / 'out', '--score-thr', 0]
+    done = tool('infer', picture, *line)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / f'out/{picture.stem}.json').read_text())['objects']
+    (wanted,) = Exported(detector.onnx)([cv2.imread(str(picture))])
+    assert [thing['label'] for thing in found] == [CLASSES[label] for label in wanted.labels]
+    assert (tmp_path / f'out/{picture.stem}.jpg').is_file()
+
+
+class SimpleInstances:
+    """What a pickled prediction holds, by attribute."""
+
+    def __init__(self, values):
+        self.scores, self.labels, self.bboxes = values['scores'], values['labels'], values['bboxes']
+
+    def __len__(self):
+        return len(self.scores)
+
+
+def test_a_segmenter_takes_pictures_of_any_size(tmp_path):
+    built = build(tmp_path, 'deeplabv3lite_mnv2_voc_tf.py', SEGMENTER, 'mmseg')
+    predict = Predictor.from_checkpoint(built.cfg, built.weights)
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    # smaller than what pictures are padded to, and larger, even and odd
+    pictures = [cv2.resize(coarse, size) for size in ((80, 97), (61, 150), (128, 130))]
+    for format, suffix in (('onnx', '.onnx'), ('openvino', '.xml')):
+        out = tmp_path / f'segmenter{suffix}'
+        export(load_config(built.config, SEGMENTER), built.weights, Wish(format), out)
+        exported = Exported(out)
+        assert exported.recipe.size is None and exported.recipe.task == 'segment'
+        for picture, labels in zip(pictures, exported(pictures)):
+            wanted = predict(picture).pred_sem_seg.data[0].numpy()
+            assert labels.shape == wanted.shape and len(np.unique(wanted)) > 1
+            assert (labels == wanted).mean() > 0.999
+        assert len(exported([pictures[0]] * 3)) == 3
+
+
+MISTAKES = [
+    (dict(format='tflite'), '--format tflite: allowed are onnx, openvino, pt2'),
+    (dict(format='onnx', precision='int4'), '--precision int4: allowed are fp32, bf16, int8'),
+    (dict(format='onnx', precision='bf16'), '--precision bf16: onnx has none, openvino and pt2 have'),
+    (dict(format='onnx', precision='int8'), '--precision int8 needs --calib'),
+    (dict(format='onnx', calib=Path('x')), '--calib is for --precision int8'),
+    (dict(format='pt2', nms=True), '--nms: onnx and openvino have it'),
+    (dict(format='onnx', size=(0, 300)), '--input-size 0 300: allowed are'),
+]
+
+
+@pytest.mark.parametrize(('options', 'words'), MISTAKES)
+def test_options_that_do_not_go_together_are_named(options, words):
+    with pytest.raises(UserError, match=words):
+        Wish(**options)
+
+
+@contextmanager
+def full_disk(size):
+    """No file can grow beyond so many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize('format', ['onnx', 'openvino'])
+def test_a_full_disk_is_one_line_and_leaves_nothing(detector, tmp_path, monkeypatch, capsys, format):
+    (tmp_path / 'empty').mkdir()
+    out = tmp_path / f'new/x{dict(onnx=".onnx", openvino=".xml")[format]}'
+    line = ['export.py', detector.config, detector.weights, '--format', format, '--out', str(out), *detector.options]
+    main = runpy.run_path(str(ROOT / 'tools/export.py'))['main']
+    monkeypatch.setattr(sys, 'argv', [*line, '--precision', 'int8', '--calib', str(tmp_path / 'empty')])
+    assert main() == 2
+    assert capsys.readouterr().err == f'error: {empty(tmp_path)}'
+    graph = onnx.load(detector.onnx)  # what takes the time is not what is tested
+    monkeypatch.setattr('mnv2_backbone.deployment.formats.to_onnx', lambda network: graph)
+    monkeypatch.setattr(sys, 'argv', line)
+    with full_disk(50_000):
+        assert main() == 2
+    (error,) = [text for text in capsys.readouterr().err.splitlines() if text.startswith('error: ')]
+    assert list(out.parent.iterdir()) == []
+    assert main() == 0 and out.is_file()
+
+
+def empty(folder):
+    return f'--calib {folder}/empty: no pictures in it; known are .jpg .jpeg .png .bmp .webp .tif .tiff\n'
+
+
+def test_a_missing_library_is_named_with_the_extra_that_has_it(monkeypatch):
+    monkeypatch.setattr('mnv2_backbone.deployment.export.find_spec', lambda name: None)
+    with pytest.raises(UserError, match='--format openvino needs .*openvino: pip install "mnv2_backbone.export."'):
+        Wish('openvino')
+
+
+def test_files_of_others_and_damaged_ones_are_refused(detector, tmp_path):
+    model = onnx.load(detector.onnx)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / 'foreign.onnx')
+    with pytest.raises(UserError, match='foreign.onnx .*not written by tools/export.py'):
+        Exported(tmp_path / 'foreign.onnx')
+    (tmp_path / 'cut.onnx').write_bytes(detector.onnx.read_bytes()[:-500])
+    with pytest.raises(UserError, match='cut.onnx cannot be loaded by onnxruntime'):
+        Exported(tmp_path / 'cut.onnx')
+    (tmp_path / 'alone.xml').write_bytes(detector.file('bf16', 'openvino').read_bytes())
+    with pytest.raises(UserError, match='alone.bin does not exist'):
+        Exported(tmp_path / 'alone.xml')
+    with pytest.raises(UserError, match=r'nothing\.onnx does not exist'):
+        Exported(tmp_path / 'nothing.onnx')

@@ -91,7 +91,7 @@ class Wish:
         if self.nms and self.format == 'pt2':
             raise UserError('--nms: onnx and openvino have it; a pt2 file is thinned out after it ran')
         if self.precision == 'int8' and self.calib is None:
-            raise UserError('--precision int8 needs --calib FOLDER: a few hundred pictures like those it will see')
+            raise UserError('--precision int8 needs --calib FOLDER: a hundred pictures like those it will see')
         if self.precision != 'int8' and self.calib is not None:
             raise UserError(f'--calib is for --precision int8, not for {self.precision}')
         if self.size and min(self.size) < 32:

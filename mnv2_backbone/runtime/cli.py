@@ -275,8 +275,9 @@ def _use_amp(cfg: Config) -> None:
     if torch.cuda.is_available():
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+        cfg.optim_wrapper.pop('enabled', None)
     else:
-        cfg.optim_wrapper.type = 'mnv2_backbone.BFloat16OptimWrapper'
+        cfg.optim_wrapper.update(type='mnv2_backbone.BFloat16OptimWrapper', enabled=True)
         for option in ('loss_scale', 'dtype', 'use_fsdp'):
             cfg.optim_wrapper.pop(option, None)
 

@@ -237,6 +237,25 @@ def test_a_segmenter_takes_pictures_of_any_size(tmp_path):
         assert len(exported([pictures[0]] * 3)) == 3
 
 
+def test_a_segmenter_that_resizes_labels_the_pixels_of_the_original(tmp_path):
+    options = {
+        'model.backbone.out_indices': ('layer_5',),
+        'model.backbone.init_cfg': None,
+        'model.data_preprocessor.test_cfg.size': (64, 64),
+        'test_dataloader.dataset.pipeline.1.scale': (64, 64),
+    }
+    built = build(tmp_path, 'deeplabv3lite_mnv2_demo.py', options, 'mmseg')
+    out = tmp_path / 'segmenter.onnx'
+    export(load_config(built.config, options), built.weights, Wish('onnx'), out)
+    exported, predict = Exported(out), Predictor.from_checkpoint(built.cfg, built.weights)
+    assert exported.recipe.size == (64, 64)
+    coarse = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    for picture in (cv2.resize(coarse, (64, 64)), cv2.resize(coarse, (90, 71))):
+        wanted = predict(picture).pred_sem_seg.data[0].numpy()
+        assert len(np.unique(wanted)) > 1
+        assert (exported([picture])[0] == wanted).mean() > 0.99
+
+
 MISTAKES = [
     (dict(format='tflite'), '--format tflite: allowed are onnx, openvino, pt2'),
     (dict(format='onnx', precision='int4'), '--precision int4: allowed are fp32, bf16, int8'),

@@ -116,8 +116,8 @@ def export(cfg: Config, weights: str, wish: Wish, out: Path) -> Manifest:
     format = FORMATS[wish.format]
     if out.suffix != format.suffix:
         raise UserError(f'--out {out}: {wish.format} files end in {format.suffix}')
-    files = find_pictures(wish.calib) if wish.calib else []
     recipe = _recipe(cfg, wish)
+    pictures = read_pictures(find_pictures(wish.calib)) if wish.calib else []
     with ExitStack() as drafts:
         place = drafts.enter_context(whole_file(out))
         if format.companion:
@@ -128,7 +128,7 @@ def export(cfg: Config, weights: str, wish: Wish, out: Path) -> Manifest:
         manifest = Manifest(recipe, wish.precision, wish.nms)
         network = _whole(model, recipe, wish)
         try:
-            format.write(network, place, manifest, read_pictures(files))
+            format.write(network, place, manifest, pictures)
             Exported(place)([np.zeros((64, 64, 3), np.uint8)])
         except (RuntimeError, UserError) as error:
             raise UserError(f'{out} cannot be written: {str(error).strip()}') from error

@@ -80,6 +80,8 @@ def quantize_onnx(model: Any, pictures: Sequence[np.ndarray]) -> Any:
             picture = next(self.pictures, None)
             return None if picture is None else {'pictures': picture}
 
+    # The exporter has done what ONNX Runtime would advise to do before.
+    quantization.quant_utils.add_pre_process_metadata(model)
     graph = model.graph
     for number, node in enumerate(graph.node):
         node.name = node.name or f'{node.op_type}_{number}'

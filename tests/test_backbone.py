@@ -223,6 +223,27 @@ def test_checkpointing_changes_nothing():
         assert torch.allclose(a.grad, b.grad, atol=1e-7)
 
 
+def test_bfloat16_training_leaves_strided_depthwise_convolutions_in_float32():
+    net = shuffled(MobileNetV2(widen_factor=0.35, out_indices='layer_8')).train()
+    types = {}
+    for name, module in net.named_modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(lambda module, args, out, name=name: types.update({name: out.dtype}))
+    x = torch.rand(4, 3, 64, 64) * 2 - 1
+
+    def gradients(enabled):
+        net.zero_grad()
+        with torch.autocast('cpu', torch.bfloat16, enabled=enabled):
+            y = net(x)[0]
+        y.float().square().mean().backward()
+        return torch.cat([parameter.grad.flatten() for parameter in net.parameters()])
+
+    full, half = gradients(False), gradients(True)
+    assert torch.nn.functional.cosine_similarity(full, half, dim=0) > 0.97
+    exact = {name for name, dtype in types.items() if dtype == torch.float32}
+    assert exact == {f'layer_{i}.depthwise.conv' for i in (3, 5, 8)} and len(types) > len(exact)
+
+
 def test_wrong_frozen_stages_is_refused():
     with pytest.raises(ValueError, match='frozen_stages=9.*-1.*8'):
         MobileNetV2(frozen_stages=9)

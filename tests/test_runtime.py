@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +22,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import DataLoader
 
 from mnv2_backbone.errors import UserError
+from mnv2_backbone.runtime.amp import BFloat16OptimWrapper
 from mnv2_backbone.runtime.checkpoint import CheckpointError, find_resume_point, read_checkpoint
 from mnv2_backbone.runtime.images import LoadImage, SkippedImagesHook, UnreadableImageError
 from mnv2_backbone.runtime.options import apply_options
@@ -290,3 +293,45 @@ def test_the_real_data_passes(real_data: Path) -> None:
         cfg = Config.fromfile(path)
         apply_options(cfg, {'data_root': str(real_data / 'data' / folder)})
         check_data(cfg, ['train', 'val', 'test'])
+
+
+# --- speed
+
+
+def test_bfloat16_is_used_where_the_device_has_it(monkeypatch) -> None:
+    layer = torch.nn.Linear(2, 2)
+
+    def dtype_of(capabilities: dict, **options) -> torch.dtype:
+        monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: capabilities, raising=False)
+        monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+        wrapper = BFloat16OptimWrapper(optimizer=torch.optim.SGD(layer.parameters(), 0.1), **options)
+        with wrapper.optim_context(layer):
+            return layer(torch.rand(1, 2)).dtype
+
+    assert dtype_of({'avx512_bf16': True}) == torch.bfloat16
+    assert dtype_of({'avx2': True}) == torch.float32
+    assert dtype_of({'avx2': True}, enabled=True) == torch.bfloat16
+    assert dtype_of({'avx512_bf16': True}, enabled=False) == torch.float32
+
+
+def test_freed_memory_is_kept() -> None:
+    code = """
+import resource
+import torch
+from mnv2_backbone.runtime.memory import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(2**24)  # 64 MiB, 16384 pages
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+fresh = faults()
+assert keep_freed_memory()
+faults()
+print(fresh, faults())
+"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    fresh, kept = map(int, done.stdout.split())
+    assert kept < fresh / 10

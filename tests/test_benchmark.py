@@ -126,9 +126,11 @@ def test_variants_take_turns(fakes):
     assert read(fakes / 'threads') == [('a', [1]), ('b', [1])]
 
 
-def test_no_process_survives_a_killed_benchmark(fakes):
+@pytest.mark.parametrize('nohup', ['SIG_DFL', 'SIG_IGN'])
+def test_no_process_survives_a_killed_benchmark(nohup, fakes):
     code = (
-        'import pathlib, sys, time\n'
+        'import pathlib, signal, sys, time\n'
+        f'signal.signal(signal.SIGHUP, signal.{nohup})\n'
         f'sys.path.insert(0, {str(ROOT / "mnv2_backbone/benchmark")!r})\n'
         'from workers import Worker\n'
         'folder = pathlib.Path(sys.argv[1])\n'

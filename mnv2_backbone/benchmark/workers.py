@@ -184,6 +184,7 @@ def _work(connection: Connection) -> None:
     """The worker's whole life."""
     # A group of its own in the session of its parent: if that one is killed, the system ends a stopped group.
     os.setpgrp()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which is how it does that; nohup would have it ignored
     variant, options = connection.recv()
     module, _, function = variant.partition(':')
     try:

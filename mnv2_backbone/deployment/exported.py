@@ -63,7 +63,8 @@ class Exported:
             return [result for picture in pictures for result in self([picture])]
         if not pictures:
             return []
-        outputs = self._runtime(np.stack(pictures))
+        # np.stack keeps the order in memory, and TorchInductor's packages do not look at it
+        outputs = self._runtime(np.ascontiguousarray(np.stack(pictures)))
         if self.recipe.task == 'segment':
             return list(outputs[0])
         return [self._found(*map(torch.from_numpy, of_one)) for of_one in zip(*outputs)]

@@ -30,6 +30,7 @@ from mnv2_backbone.deployment.runtimes import load_runtime
 from mnv2_backbone.errors import UserError
 from mnv2_backbone.inference import Predictor
 from mnv2_backbone.runtime import cli
+from mnv2_backbone.runtime.amp import multiplies_bfloat16
 from mnv2_backbone.runtime.options import load_config
 from mnv2_backbone.toydata import CLASSES, write_toy_dataset
 
@@ -83,20 +84,31 @@ def detector(tmp_path_factory):
     done = tool('export', built.config, built.weights, '--out', built.onnx, *built.options)
     assert done.returncode == 0, done.stderr
     built.pictures = [cv2.imread(str(path)) for path in sorted((toy / 'val').glob('*.jpg'))]
-    built.files = {}
+    built.files = {Wish('onnx'): built.onnx}
 
     def file(precision, format='onnx', nms=False):
         """Exports once in this process."""
         wish = Wish(format, precision, toy / 'train' if precision == 'int8' else None, nms)
         if wish not in built.files:
             out = folder / f'{format}_{precision}_{nms}{dict(onnx=".onnx", openvino=".xml", pt2=".pt2")[format]}'
-            export(load_config(built.config, {**DETECTOR, 'data_root': str(toy)}), built.weights, wish, out)
+            cfg = load_config(built.config, {**DETECTOR, 'data_root': str(toy)})
+            with graph_of(built.files.get(Wish('onnx', nms=nms)) if format != 'pt2' else None):
+                export(cfg, built.weights, wish, out)
             built.files[wish] = out
         return built.files[wish]
 
     built.file = file
     built.predict = Predictor.from_checkpoint(built.cfg, built.weights)
     return built
+
+
+@contextmanager
+def graph_of(path):
+    """Takes the ONNX graph that other files begin with from one that is there: tracing it again takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        if path is not None:
+            patch.setattr('mnv2_backbone.deployment.formats.to_onnx', lambda network: onnx.load(path))
+        yield
 
 
 def tool(name, *arguments, **options):
@@ -143,7 +155,10 @@ def test_every_format_and_precision_is_near_float32(detector):
         nearness[format, precision] = float(np.abs(other[1] - scores).max())
         assert np.quantile(np.abs(other[0] - boxes), 0.95) < {'fp32': 0.01, 'bf16': 4, 'int8': 12}[precision]
     assert nearness['pt2', 'fp32'] < 1e-3
-    assert 1e-5 < nearness['openvino', 'bf16'] < 0.05 and 1e-5 < nearness['onnx', 'int8'] < 0.2
+    # without the instructions OpenVINO computes in float32
+    rounded = nearness['openvino', 'bf16'] > 1e-5
+    assert rounded == multiplies_bfloat16('cpu') and nearness['openvino', 'bf16'] < 0.05
+    assert 1e-5 < nearness['onnx', 'int8'] < 0.2
     compiled = Exported(detector.file('fp32', 'pt2'))
     planes = [np.ascontiguousarray(picture.transpose(2, 0, 1)) for picture in detector.pictures]
     for plane, want in zip(planes, Exported(detector.onnx)(detector.pictures)):
@@ -167,6 +182,7 @@ def test_int8_is_per_channel_and_leaves_pictures_and_boxes_alone(detector):
 
 @pytest.mark.parametrize('format', ['onnx', 'openvino'])
 def test_boxes_thinned_out_inside_are_those_thinned_out_after(detector, format):
+    detector.file('fp32', 'onnx', nms=True)
     inside, outside = Exported(detector.file('fp32', format, nms=True)), Exported(detector.onnx)
     assert inside.nms and not outside.nms
     for got, want in zip(inside(detector.pictures), outside(detector.pictures)):
@@ -230,7 +246,8 @@ def test_a_segmenter_takes_pictures_of_any_size(tmp_path):
     pictures = [cv2.resize(coarse, size) for size in ((80, 97), (61, 150), (128, 130))]
     for format, suffix in (('onnx', '.onnx'), ('openvino', '.xml')):
         out = tmp_path / f'segmenter{suffix}'
-        export(load_config(built.config, SEGMENTER), built.weights, Wish(format), out)
+        with graph_of(tmp_path / 'segmenter.onnx' if format == 'openvino' else None):
+            export(load_config(built.config, SEGMENTER), built.weights, Wish(format), out)
         exported = Exported(out)
         assert exported.recipe.size is None and exported.recipe.task == 'segment'
         for picture, labels in zip(pictures, exported(pictures)):
@@ -297,14 +314,13 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(detector, tmp_path, monkeypa
     monkeypatch.setattr(sys, 'argv', [*line, '--precision', 'int8', '--calib', str(tmp_path / 'empty')])
     assert main() == 2
     assert capsys.readouterr().err == f'error: {empty(tmp_path)}'
-    graph = onnx.load(detector.onnx)  # what takes the time is not what is tested
-    monkeypatch.setattr('mnv2_backbone.deployment.formats.to_onnx', lambda network: graph)
     monkeypatch.setattr(sys, 'argv', line)
-    with full_disk(50_000):
-        assert main() == 2
-    (error,) = [text for text in capsys.readouterr().err.splitlines() if text.startswith('error: ')]
-    assert list(out.parent.iterdir()) == []
-    assert main() == 0 and out.is_file()
+    with graph_of(detector.onnx):
+        with full_disk(50_000):
+            assert main() == 2
+        (error,) = [text for text in capsys.readouterr().err.splitlines() if text.startswith('error: ')]
+        assert list(out.parent.iterdir()) == []
+        assert main() == 0 and out.is_file()
 
 
 def empty(folder):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from mnv2_backbone.benchmark.table import as_table, write_json
 from mnv2_backbone.benchmark.variants import NAMES, TASKS, Variant, variants
 from mnv2_backbone.benchmark.workers import Failed, Missing, Worker
 from mnv2_backbone.errors import UserError
+from mnv2_backbone.runtime.amp import multiplies_bfloat16
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 DATA = Path('data/coco')
@@ -51,6 +53,8 @@ def main() -> int:
         '--plot', type=Path, metavar='FILE.png', help='draw instead what the deployed backbone costs by size and width'
     )
     args = parser.parse_args()
+    # Ended from outside, it ends its processes and removes its files.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         check(args)
         return plot(args) if args.plot else run(args)
@@ -61,6 +65,8 @@ def main() -> int:
 
 def check(args: argparse.Namespace) -> None:
     """Refuses what cannot be done."""
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        raise UserError('--device cuda: there is no GPU that torch can use; allowed is cpu')
     for option, known in (('tasks', TASKS), ('names', NAMES)):
         for given in getattr(args, option).split(','):
             if given not in known:
@@ -71,8 +77,6 @@ def check(args: argparse.Namespace) -> None:
     for option in ('threads', 'repeats'):
         if getattr(args, option) < 1:
             raise UserError(f'--{option} {getattr(args, option)}: allowed are whole numbers from 1')
-    if args.device == 'cuda' and not torch.cuda.is_available():
-        raise UserError('--device cuda: there is no GPU that torch can use; allowed is cpu')
     if args.data and not (args.data / 'annotations/instances_train2017.json').is_file():
         raise UserError(f'--data {args.data}: there is no annotations/instances_train2017.json in it')
     for option in ('json', 'plot'):
@@ -99,8 +103,12 @@ def plot(args: argparse.Namespace) -> int:
 
 
 def wanted(task: str, args: argparse.Namespace) -> list[Variant]:
-    """The rows asked for."""
-    return [variant for variant in variants(task, args.device) if variant.name in args.names.split(',')]
+    """The rows asked for; those in bfloat16 only where it is multiplied: elsewhere runtimes compute something else."""
+    return [
+        variant
+        for variant in variants(task, args.device)
+        if variant.name in args.names.split(',') and (variant.precision != 'bf16' or multiplies_bfloat16(args.device))
+    ]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -108,6 +116,8 @@ def run(args: argparse.Namespace) -> int:
     rows: list[Row] = []
     notes: list[str] = []
     rates: list[float] = []
+    if not multiplies_bfloat16(args.device):
+        notes.append('no rows in bf16: this processor does not multiply bfloat16')
     with Console(stderr=True).status('') as status:
         for task in args.tasks.split(','):
             with tempfile.TemporaryDirectory(prefix='mnv2_benchmark_') as folder:

@@ -14,9 +14,13 @@ from torch import nn
 from ..registry import OPTIM_WRAPPERS
 
 
-def multiplies_bfloat16() -> bool:
-    """Whether the device that trains has instructions for bfloat16; emulated it is slower than float32."""
-    if torch.cuda.is_available():
+def multiplies_bfloat16(device: str | None = None) -> bool:
+    """Whether a device has instructions for bfloat16; emulated it is slower than float32.
+
+    Args:
+        device: ``'cpu'`` or ``'cuda'``; by default the one that trains.
+    """
+    if (device or get_device()) == 'cuda':
         return torch.cuda.get_device_capability() >= (8, 0)
     known: Mapping[str, object] = getattr(torch.cpu, 'get_capabilities', dict)()  # an older torch cannot tell
     return any(known.get(name) for name in ('avx512_bf16', 'amx_bf16', 'bf16'))

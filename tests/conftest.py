@@ -9,6 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
+if 'PYTEST_XDIST_WORKER' in os.environ:  # one of several processes of tests: it and what it starts take one core
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
+
 
 @pytest.fixture(scope='session')
 def real_data() -> Path:

@@ -246,14 +246,14 @@ def test_indexed_png_keeps_labels_and_colours(tmp_path, real_data):
 @pytest.mark.parametrize('output_stride', [32, 16, 8])
 def test_comparison_with_mmsegs_backbone_differs_in_the_rates_alone(output_stride, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / 'tools')
-    import compare_atrous
+    import compare_peers
 
     cfg = config('deeplabv3lite_mnv2_voc', model__backbone__output_stride=output_stride)
     init_default_scope('mmseg')
     ours = shuffled(MODELS.build(cfg.model))
-    compare_atrous.use_theirs(cfg)
+    state = compare_peers.use_mmseg(cfg, ours.state_dict())
     theirs = MODELS.build(cfg.model).eval()
-    theirs.load_state_dict(compare_atrous.to_mmseg(ours.state_dict()))
+    theirs.load_state_dict(state)
     with torch.no_grad():
         x = torch.rand(1, 3, 97, 129)  # sizes at which both pad alike
         a, b = ours(x), theirs(x)

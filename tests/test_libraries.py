@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import inspect
 import os
+import runpy
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
+from conftest import ROOT
 from mmengine.hub import get_config
 from mmengine.registry import MODELS
 from test_backbone import shuffled as shuffle
@@ -261,3 +264,20 @@ def test_what_is_no_mobilenet_is_refused(tmp_path):
     (tmp_path / 'code.pth').write_bytes(b'\x80\x02cos\nsystem\nq\x00X\x04\x00\x00\x00echoq\x01\x85Rq\x02.')
     with pytest.raises(WeightsError, match='damaged|refused'):
         read(tmp_path / 'code.pth')
+
+
+@pytest.mark.parametrize(('library', 'last'), [('mmdet', 'layer_19'), ('mmseg', 'layer_18')])
+def test_ours_goes_into_a_library_s_network_under_its_names(tmp_path, monkeypatch, library, last):
+    norm = dict(type='BN', eps=1e-5)
+    net = MobileNetV2(widen_factor=0.5, finegrain=True, out_indices=last, padding='explicit', norm_cfg=norm)
+    ours = shuffled(net)
+    torch.save({f'backbone.{key}': value for key, value in ours.state_dict().items()}, tmp_path / 'ours.pth')
+    line = ['convert_weights.py', str(tmp_path / 'ours.pth'), str(tmp_path / 'theirs.pth'), '--layout', library]
+    monkeypatch.setattr(sys, 'argv', line)
+    assert runpy.run_path(str(ROOT / 'tools/convert_weights.py'))['main']() == 0
+    kind = import_module(f'{library}.models.backbones').MobileNetV2
+    theirs = shuffled(kind(widen_factor=0.5, out_indices=(7 if library == 'mmdet' else 6,)))
+    theirs.load_state_dict(torch.load(tmp_path / 'theirs.pth')['state_dict'])
+    with torch.no_grad():
+        (found,) = theirs(picture()) if library == 'mmdet' else (theirs(picture()),)
+        assert agree(found, ours(picture())[0])

@@ -1,63 +1,63 @@
-"""What MMSegmentation's atrous MobileNetV2 costs: the same head, data, schedule and weights on both backbones.
+"""What other libraries' MobileNetV2 reaches where ours is trained: the same pictures, weights, schedule and seeds.
 
-At output strides 8 and 16 MMSegmentation gives a rate to the first block of a stage only, the original to all blocks
-but the first, so weights that were trained at stride 32 see other distances there.
+A config of our SSDLite is compared with MMDetection's own SSDLite-MobileNetV2, a config of the lite segmentation head
+with the same head on MMSegmentation's MobileNetV2, which at output strides 8 and 16 gives a rate to the first block of
+a stage only where the original gives it to all blocks but the first.
 
-    python tools/compare_atrous.py configs/deeplabv3lite_mnv2_voc12.py mnv2://imagenet-1.0
-    python tools/compare_atrous.py configs/deeplabv3lite_mnv2_voc_tf.py mnv2://deeplabv3-voc --no-train
+    python tools/compare_peers.py configs/ssdlite_mnv2_voc_short.py mnv2://imagenet-1.0 --seeds 0 1 2
+    python tools/compare_peers.py configs/deeplabv3lite_mnv2_voc12.py mnv2://imagenet-1.0
+    python tools/compare_peers.py configs/deeplabv3lite_mnv2_voc_tf.py mnv2://deeplabv3-voc --no-train
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.hub import get_config
 from mmengine.runner import CheckpointLoader, Runner
+from torch import Tensor, nn
 
 from mnv2_backbone import feature_info
 from mnv2_backbone.errors import UserError
+from mnv2_backbone.files import whole_file
 from mnv2_backbone.runtime.checkpoint import read_weights_only_everywhere
+from mnv2_backbone.runtime.memory import keep_freed_memory
 from mnv2_backbone.runtime.options import load_config
+from mnv2_backbone.runtime.preflight import check_data
 from mnv2_backbone.weights import scheme  # noqa: F401 - registers mnv2://
+from mnv2_backbone.weights.outward import rename_for
+
+State = dict[str, Tensor]
 
 #: Strides and rates of its seven stages with which MMSegmentation reaches an output stride.
-THEIRS = {
+MMSEG = {
     8: dict(strides=(1, 2, 2, 1, 1, 1, 1), dilations=(1, 1, 1, 2, 2, 4, 4)),
     16: dict(strides=(1, 2, 2, 2, 1, 1, 1), dilations=(1, 1, 1, 1, 1, 2, 2)),
     32: dict(strides=(1, 2, 2, 2, 1, 2, 1), dilations=(1, 1, 1, 1, 1, 1, 1)),
 }
-#: Blocks of each stage.
-STAGES = (1, 2, 3, 4, 3, 3, 1)
+MMDET = 'mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py'
 
 
-def to_mmseg(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Renames the backbone's tensors; the last 1x1 convolution, which MMSegmentation lacks, is left out."""
-    blocks = [f'layer{stage}.{i}.conv' for stage, count in enumerate(STAGES, 1) for i in range(count)]
-    names = {'backbone.layer_1.': 'backbone.conv1.'}
-    for number, block in enumerate(blocks, start=2):
-        steps = ('expand', 'depthwise', 'project') if number > 2 else ('depthwise', 'project')
-        for place, step in enumerate(steps):
-            names[f'backbone.layer_{number}.{step}.'] = f'backbone.{block}.{place}.'
-    renamed = {}
-    for key, value in state.items():
-        old = next((name for name in names if key.startswith(name)), None)
-        if old is not None:
-            renamed[names[old] + key.removeprefix(old)] = value
-        elif not key.startswith('backbone.'):
-            renamed[key] = value
-    return renamed
+def as_it_is(cfg: Config, state: State) -> State:
+    """Ours."""
+    return state
 
 
-def use_theirs(cfg: Config) -> None:
-    """Puts MMSegmentation's backbone into a config of the lite head."""
+def use_mmseg(cfg: Config, state: State) -> State:
+    """Puts MMSegmentation's backbone into a config of the lite head, and renames the weights for it."""
     ours = cfg.model.backbone
-    if tuple(ours.out_indices) != ('layer_18',) or ours.output_stride not in THEIRS:
+    if tuple(ours.out_indices) != ('layer_18',) or ours.output_stride not in MMSEG:
         raise UserError(
             f'out_indices={ours.out_indices}, output_stride={ours.output_stride}: the comparison is for layer_18 '
-            f'alone at {", ".join(map(str, THEIRS))}'
+            f'alone at {", ".join(map(str, MMSEG))}'
         )
     cfg.model.type = 'mmseg.EncoderDecoder'
     cfg.model.backbone = dict(
@@ -65,55 +65,120 @@ def use_theirs(cfg: Config) -> None:
         widen_factor=ours.widen_factor,
         norm_cfg=ours.norm_cfg,
         out_indices=(1, 2, 4, 6),
-        **THEIRS[ours.output_stride],
+        **MMSEG[ours.output_stride],
     )
     (point,) = feature_info(widen_factor=ours.widen_factor, out_indices=('layer_18',))
     cfg.model.decode_head.update(in_channels=point.channels, in_index=3, output_stride=ours.output_stride)
+    rest = {key: value for key, value in state.items() if not key.startswith('backbone.')}
+    return {**rename_for('mmseg', state), **rest}
 
 
-def run(name: str, args: argparse.Namespace) -> float:
-    """Trains, or only tests, with one of the backbones; returns the mIoU in percent."""
-    cfg = load_config(args.config, args.cfg_options)
+def use_mmdet(cfg: Config, state: State) -> State:
+    """Puts MMDetection's detector into a config of ours: its features, neck, head, anchors, initialisation, NMS.
+
+    Values of pictures stay those that the weights were trained on.
+    """
+    model = get_config(MMDET).model
+    model.bbox_head.num_classes = cfg.model.bbox_head.num_classes
+    model.data_preprocessor = cfg.model.data_preprocessor
+    model.backbone.init_cfg = None
+    cfg.model = model
+    return rename_for('mmdet', state)
+
+
+def use_mmdet_and_recipe(cfg: Config, state: State) -> State:
+    """MMDetection's detector with its own augmentation and optimizer too; epochs and batch stay the config's."""
+    theirs = get_config(MMDET)
+    pipeline = theirs.train_dataloader.dataset.dataset.pipeline
+    next(step for step in pipeline if step.type == 'Expand').mean = cfg.model.data_preprocessor.mean
+    cfg.train_dataloader.dataset.pipeline = pipeline
+    cfg.optim_wrapper = theirs.optim_wrapper
+    return use_mmdet(cfg, state)
+
+
+#: By the scope of the config: what is compared.
+NETWORKS: Mapping[str, Mapping[str, Callable[[Config, State], State]]] = {
+    'mmdet': {'ours': as_it_is, 'mmdet': use_mmdet, 'mmdet-recipe': use_mmdet_and_recipe},
+    'mmseg': {'ours': as_it_is, 'mmseg': use_mmseg},
+}
+
+
+def run(cfg: Config, name: str, seed: int, weights: str, work_dir: Path, no_train: bool) -> dict[str, Any]:
+    """Trains, or only tests, one network.
+
+    Args:
+        cfg: The config; changed.
+        name: One of :data:`NETWORKS` of its scope.
+        seed: Of everything random.
+        weights: Where it starts; what they do not have starts fresh.
+        work_dir: Gets logs, checkpoints and ``scores.json``.
+        no_train: Whether the weights are tested as they are.
+
+    Returns:
+        The scores of the validation after the last epoch (``val``) and of the test (``test``), and ``seconds``.
+    """
     cfg.model.backbone.init_cfg = None
-    state = CheckpointLoader.load_checkpoint(args.weights, map_location='cpu')['state_dict']
-    if name == 'mmseg':
-        use_theirs(cfg)
-        state = to_mmseg(state)
-    cfg.work_dir = str(Path(args.work_dir, name))
-    cfg.experiment_name = f'atrous_{name}'
-    Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
-    cfg.load_from = str(Path(cfg.work_dir, 'start.pth'))
+    state = CheckpointLoader.load_checkpoint(weights, map_location='cpu')['state_dict']
+    state = NETWORKS[cfg.default_scope][name](cfg, state)
+    cfg.work_dir, cfg.experiment_name = str(work_dir), f'{name}_{seed}_{time.time_ns()}'
+    cfg.randomness = dict(seed=seed)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    cfg.load_from = str(work_dir / 'start.pth')
     torch.save(dict(state_dict=state, meta={}), cfg.load_from)
-    if not any(key.startswith('decode_head.') for key in state):
-        (check,) = (hook for hook in cfg.custom_hooks if hook.type == 'mnv2_backbone.CheckedLoadHook')
-        check.fresh = ('decode_head',)
+    (check,) = (hook for hook in cfg.custom_hooks if hook.type == 'mnv2_backbone.CheckedLoadHook')
+    heads = ('neck', 'bbox_head', 'decode_head')
+    check.fresh = tuple(part for part in heads if not any(key.startswith(f'{part}.') for key in state))
+    began = time.monotonic()
     runner = Runner.from_cfg(cfg)
     missing = [key for key in runner.model.backbone.state_dict() if f'backbone.{key}' not in state]
     if any('num_batches_tracked' not in key for key in missing):
-        raise UserError(f'{args.weights} does not fit {args.config}: {", ".join(missing[:5])} missing')
-    if not args.no_train:
+        raise UserError(f'{weights} do not fit {name}: {", ".join(missing[:5])} missing')
+    if name.startswith('mmdet'):
+        # MMDetection 3.2 and 3.3 ask the head for the loss_cls that it does not have.
+        runner.model.bbox_head.loss_cls = nn.Identity()
+    runner.model.to(memory_format=torch.channels_last)  # theirs as ours: no other values, half the time
+    scores: dict[str, Any] = {}
+    if not no_train:
         runner.train()
-    return runner.test()['mIoU']
+        hub = runner.message_hub.log_scalars
+        found = {key.removeprefix('val/'): log.current() for key, log in hub.items() if key.startswith('val/')}
+        scores['val'] = {key: value for key, value in found.items() if 'time' not in key}
+    scores['test'] = runner.test()
+    scores['seconds'] = round(time.monotonic() - began)
+    with whole_file(work_dir / 'scores.json') as draft:
+        draft.write_text(json.dumps(scores, indent=1) + '\n')
+    return scores
 
 
 def main() -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
-    parser.add_argument('config', help='config of the lite head')
-    parser.add_argument('weights', help='where both start')
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config of our SSDLite or of the lite segmentation head')
+    parser.add_argument('weights', help='where all start')
+    parser.add_argument('--names', nargs='+', help='some of ours, mmdet, mmdet-recipe, or ours, mmseg (default: all)')
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0], help='one run each (default: 0)')
     parser.add_argument('--no-train', action='store_true', help='test the weights as they are')
-    parser.add_argument('--work-dir', default='work_dirs/atrous')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/peers'), help='default: %(default)s')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
     args = parser.parse_args()
     read_weights_only_everywhere()
     try:
-        scores = {name: run(name, args) for name in ('ours', 'mmseg')}
+        networks = NETWORKS[load_config(args.config).default_scope]
+        for name in args.names or networks:
+            if name not in networks:
+                raise UserError(f'--names {name}: allowed for {args.config} are {", ".join(networks)}')
+        check_data(load_config(args.config, args.cfg_options), ('test',) if args.no_train else ('train', 'val', 'test'))
+        for name in args.names or networks:
+            for seed in args.seeds:
+                cfg = load_config(args.config, args.cfg_options)
+                scores = run(cfg, name, seed, args.weights, args.work_dir / f'{name}_seed{seed}', args.no_train)
+                print(f'{name}, seed {seed}: {json.dumps(scores)}', flush=True)
     except UserError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
-    print('\n'.join(f'{name:6} mIoU {score:.2f}' for name, score in scores.items()))
     return 0
 
 
 if __name__ == '__main__':
+    keep_freed_memory()
     sys.exit(main())

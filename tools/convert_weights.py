@@ -6,8 +6,16 @@ import argparse
 import sys
 
 from mnv2_backbone.errors import UserError
-from mnv2_backbone.weights.convert import FORMATS, read, save
+from mnv2_backbone.weights.convert import FORMATS, Converted, read, save
 from mnv2_backbone.weights.layout import PARTS
+from mnv2_backbone.weights.outward import LAYOUTS, rename_for
+
+
+def laid_out(converted: Converted, library: str) -> Converted:
+    """The backbone in a library's layout, its names without a prefix, as ``init_cfg`` of its configs reads it."""
+    backbone = rename_for(library, converted.state_dict)
+    names = {key.removeprefix('backbone.'): value for key, value in backbone.items()}
+    return Converted(names, converted.meta)
 
 
 def main() -> int:
@@ -26,10 +34,16 @@ def main() -> int:
         default='all',
         help="of a detector: all as they are, or the 80 used of COCO's 90 ids",
     )
+    parser.add_argument(
+        '--layout',
+        choices=('ours', *LAYOUTS),
+        default='ours',
+        help="ours, or the backbone alone as MMDetection's or MMSegmentation's (MMPretrain's) own MobileNetV2 names it",
+    )
     args = parser.parse_args()
     try:
         converted = read(args.src, only=args.only, classes=args.classes)
-        save(converted, args.dst)
+        save(converted if args.layout == 'ours' else laid_out(converted, args.layout), args.dst)
     except UserError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2

@@ -20,8 +20,8 @@ from mnv2_backbone import MobileNetV2
 from mnv2_backbone.benchmark import exports, inputs, ours, peers
 from mnv2_backbone.benchmark.measure import boxes_differ, features_differ, run_task
 from mnv2_backbone.benchmark.variants import NAMES, Variant
-from mnv2_backbone.runtime.amp import multiplies_bfloat16
 from mnv2_backbone.benchmark.workers import Failed, Missing, Worker
+from mnv2_backbone.runtime.amp import multiplies_bfloat16
 
 FAKES = '''
 import os, subprocess, sys, threading, time

@@ -1,0 +1,19 @@
+"""A short schedule for a few hundred pictures: AdamW, warm-up over 40 iterations, cosine."""
+
+max_epochs = 12
+
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=4)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+
+# bfloat16 where the device multiplies it; optim_wrapper.enabled=False for float32.
+optim_wrapper = dict(
+    type='mnv2_backbone.BFloat16OptimWrapper',
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=40),
+    dict(
+        type='CosineAnnealingLR', T_max=max_epochs, end=max_epochs, eta_min=1e-5, by_epoch=True, convert_to_iter_based=True
+    ),
+]

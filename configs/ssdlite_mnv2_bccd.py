@@ -1,0 +1,14 @@
+"""Blood cells of three kinds in a folder of pictures and XML files: an example of your own data.
+
+    python tools/train.py configs/ssdlite_mnv2_bccd.py --cfg-options data_root=BCCD/
+"""
+
+_base_ = './ssdlite_mnv2_finetune.py'
+
+data_root = 'data/BCCD/'
+data = dict(data_root=data_root, metainfo=dict(classes=('RBC', 'WBC', 'Platelets')))
+
+model = dict(bbox_head=dict(num_classes=3))
+train_dataloader = dict(dataset=dict(data, ann_file='ImageSets/Main/trainval.txt'))
+val_dataloader = dict(dataset=dict(data, ann_file='ImageSets/Main/test.txt'))
+test_dataloader = val_dataloader

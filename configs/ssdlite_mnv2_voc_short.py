@@ -1,0 +1,30 @@
+"""SSDLite-MobileNetV2 on the few hundred pictures of VOC 2012 that one has at hand, from ImageNet weights.
+
+    python tools/train.py configs/ssdlite_mnv2_voc_short.py
+
+Trained on VOC 2012 train, validated on its val, tested on VOC 2007 test.
+"""
+
+_base_ = [
+    './_base_/models/ssdlite_mnv2.py',
+    './_base_/datasets/voc_detection.py',
+    './_base_/schedules/short_adamw.py',
+    './_base_/default_runtime.py',
+]
+model = dict(bbox_head=dict(num_classes=20))
+train_dataloader = dict(
+    batch_size=16,
+    num_workers=2,
+    dataset=dict(
+        _delete_=True,
+        type='VOCDataset',
+        data_root={{_base_.data_root}},
+        ann_file='VOC2012/ImageSets/Main/train.txt',
+        data_prefix=dict(sub_data_root='VOC2012/'),
+        filter_cfg=dict(filter_empty_gt=True, min_size=32),
+        pipeline={{_base_.train_pipeline}},
+    ),
+)
+val_dataloader = dict(
+    dataset=dict(ann_file='VOC2012/ImageSets/Main/val.txt', data_prefix=dict(sub_data_root='VOC2012/'))
+)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from .backbone import SLIM_INIT, SLIM_NORM, SLIM_PARAMWISE, MobileNetV2
 from .classifier import Classifier
 from .runtime.checkpoint import allow_mmengine_checkpoints
+from .shipped import config_path, let_configs_build_on_ours
 from .spec import V2_DEF, EndPoint, Plan, Row, feature_info, make_plan
 from .weights import scheme  # noqa: F401 - registers mnv2:// with mmengine
 
@@ -23,6 +24,7 @@ __all__ = [
     'MobileNetV2',
     'Plan',
     'Row',
+    'config_path',
     'deploy',
     'feature_info',
     'make_plan',
@@ -30,6 +32,7 @@ __all__ = [
 
 # Without it torch 2.6 and later refuse what mmengine saves: no resuming, no init_detector.
 allow_mmengine_checkpoints()
+let_configs_build_on_ours()
 
 
 def __getattr__(name: str) -> Any:

@@ -37,8 +37,9 @@ def main() -> int:
     try:
         size = tuple(args.input_size) if args.input_size else None
         wish = Wish(args.format, args.precision, args.calib, args.nms, size)
-        out = args.out or Path(Path(args.config).stem).with_suffix(FORMATS[wish.format].suffix)
-        export(load_config(args.config, args.cfg_options), args.weights, wish, out)
+        cfg = load_config(args.config, args.cfg_options)
+        out = args.out or Path(Path(cfg.filename).stem).with_suffix(FORMATS[wish.format].suffix)
+        export(cfg, args.weights, wish, out)
     except (UserError, OSError, ValueError, KeyError, TypeError) as error:
         if sys.flags.dev_mode:
             raise

@@ -182,7 +182,7 @@ def _load(args: argparse.Namespace) -> Config:
     cfg = load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     cfg.work_dir = (
-        args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
+        args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(cfg.filename).stem))
     )
     for part in ('val_dataloader', 'test_dataloader', 'tta_pipeline'):
         _name_damaged_pictures(cfg.get(part))

@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from ..errors import UserError
+from ..shipped import config_path
 
 #: Top-level names that something reads after the config is parsed. Any other one only helped to
 #: write the file, and setting it from outside changes nothing.
@@ -35,7 +36,7 @@ def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
     """Reads a config file and merges options into it.
 
     Args:
-        path: The file.
+        path: The file, or the name of a config of this package, see :func:`mnv2_backbone.config_path`.
         options: As for :func:`apply_options`.
 
     Returns:
@@ -44,10 +45,12 @@ def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
     Raises:
         UserError: The file is missing, broken or no complete config, or an option does not fit.
     """
-    if not Path(path).is_file():
-        raise UserError(f'the config {path} does not exist')
     try:
-        cfg = Config.fromfile(path)
+        file = path if Path(path).is_file() else config_path(path)
+    except FileNotFoundError as error:
+        raise UserError(str(error)) from error
+    try:
+        cfg = Config.fromfile(file)
     except (SyntaxError, NameError, KeyError, TypeError, ValueError, OSError, ImportError) as error:
         raise UserError(
             f'the config {path} cannot be read: {type(error).__name__}: {error}'

@@ -6,6 +6,10 @@ Set ``num_classes``, and ``metainfo``, ``data_root`` and ``ann_file`` of the dat
 _base_ = './ssdlite_mnv2_coco_tf.py'
 
 load_from = 'mnv2://ssdlite-coco'
+# Google's decay of 0.9997 would leave the norms of a few hundred iterations with COCO's statistics.
+norm_cfg = dict(momentum=0.03)
+model = dict(neck=dict(norm_cfg=norm_cfg), bbox_head=dict(norm_cfg=norm_cfg))
+
 max_epochs = 10
 
 # A few minutes leave no time to learn from pictures that are strongly zoomed or cropped.

@@ -32,7 +32,7 @@ demo: env
 demo-segment: env
 	$(BIN)/python tools/demo.py segment
 
-lint: env
+lint: $(VENV)/.testable
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
 
@@ -46,7 +46,7 @@ clean:
 distclean: clean
 	for venv in .venv .venv-onedl; do if test -e $$venv/.made-by-make; then rm -rf $$venv; fi; done
 
-# Two stamps, each written when its step is complete. Whatever interrupted the first step, it starts
+# Three stamps, each written when its step is complete. Whatever interrupted the first step, it starts
 # again from an empty folder (the wheel of mmcv is kept elsewhere); a folder that was not
 # made here is left alone.
 $(VENV)/.pinned: $(PINS)
@@ -62,8 +62,16 @@ $(VENV)/.pinned: $(PINS)
 	@$(BIN)/python tools/build_mmcv.py $(addprefix -r ,$(PINS))
 	@touch $@
 
-$(VENV)/.ready: $(VENV)/.pinned setup.cfg pyproject.toml
-	@echo 'installing the package itself and what its tests need'
-	@$(PIP) install -q --no-compile --no-build-isolation $(addprefix -c ,$(PINS)) -e '.[dev]'
+INSTALL = $(PIP) install -q --no-compile --no-build-isolation $(addprefix -c ,$(PINS))
+
+$(VENV)/.ready: $(VENV)/.pinned setup.cfg setup.py pyproject.toml
+	@echo 'installing the package itself'
+	@$(INSTALL) -e '.[weights,logs]'
+	@$(PIP) check
+	@touch $@
+
+$(VENV)/.testable: $(VENV)/.ready
+	@echo 'installing what its tests need'
+	@$(INSTALL) -e '.[dev]'
 	@$(PIP) check
 	@touch $@

@@ -12,7 +12,7 @@ _base_ = [
     './_base_/default_runtime.py',
 ]
 
-max_epochs = 7
+max_epochs = 6
 input_size = (256, 256)
 resize = dict(type='Resize', scale=input_size, keep_ratio=False)
 
@@ -33,7 +33,7 @@ train_dataloader = dict(batch_size=16, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-train_cfg = dict(max_epochs=max_epochs, val_interval=2)
+train_cfg = dict(max_epochs=max_epochs, val_interval=3)
 optim_wrapper = dict(
     _delete_=True,
     type='mnv2_backbone.BFloat16OptimWrapper',

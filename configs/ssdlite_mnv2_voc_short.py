@@ -12,17 +12,21 @@ _base_ = [
     './_base_/default_runtime.py',
 ]
 model = dict(bbox_head=dict(num_classes=20))
+
+# A few epochs leave no time to learn from pictures that are strongly zoomed or cropped.
+train_pipeline = _base_.train_pipeline  # noqa: F821 - mmengine provides it
+train_pipeline[1] = dict(train_pipeline[1], expand=None, crop=dict(min_ious=(0.5, 0.7, 0.9), min_crop_size=0.5))
 train_dataloader = dict(
     batch_size=16,
     num_workers=2,
     dataset=dict(
         _delete_=True,
         type='VOCDataset',
-        data_root={{_base_.data_root}},
+        data_root=_base_.data_root,
         ann_file='VOC2012/ImageSets/Main/train.txt',
         data_prefix=dict(sub_data_root='VOC2012/'),
         filter_cfg=dict(filter_empty_gt=True, min_size=32),
-        pipeline={{_base_.train_pipeline}},
+        pipeline=train_pipeline,
     ),
 )
 val_dataloader = dict(

@@ -178,7 +178,7 @@ class TestMake:
         project = tmp_path / 'project'
         if not project.exists():
             shutil.copytree(ROOT / 'tools', project / 'tools')
-            for name in ('Makefile', 'setup.cfg', 'pyproject.toml'):
+            for name in ('Makefile', 'setup.cfg', 'setup.py', 'pyproject.toml'):
                 shutil.copy(ROOT / name, project)
             python = tmp_path / 'python'
             # As `-m venv FOLDER` it puts itself into the folder; as pip it fails when told to.
@@ -205,6 +205,12 @@ class TestMake:
         assert any('build_mmcv.py' in call and f'{line}.txt' in call for call in calls)
         assert self.make(tmp_path, 'env', f'LINE={line}').returncode == 0
         assert self.calls(tmp_path) == []
+
+        # What only the tests need comes with them, once.
+        for install in (True, False):
+            assert self.make(tmp_path, 'test', f'LINE={line}').returncode == 0
+            calls = self.calls(tmp_path)
+            assert any('.[dev]' in call for call in calls) == install and '-m pytest' in calls[-1]
 
         # A changed package is installed again, changed pins start from nothing.
         later = (tmp_path / 'project' / folder / '.ready').stat().st_mtime + 10

@@ -1,15 +1,15 @@
 """A short schedule for a few hundred pictures: AdamW, warm-up over 40 iterations, cosine."""
 
-max_epochs = 12
+max_epochs = 6
 
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=4)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=6)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
 # bfloat16 where the device multiplies it; optim_wrapper.enabled=False for float32.
 optim_wrapper = dict(
     type='mnv2_backbone.BFloat16OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01),
+    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.01),
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=40),

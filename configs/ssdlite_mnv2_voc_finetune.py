@@ -1,0 +1,18 @@
+"""VOC's 20 classes from Google's COCO detector: 14 of them keep its weights by their names.
+
+    python tools/train.py configs/ssdlite_mnv2_voc_finetune.py
+"""
+
+_base_ = './ssdlite_mnv2_finetune.py'
+
+max_epochs = 3
+data_root = 'data/VOCdevkit/'
+voc12 = dict(data_root=data_root, data_prefix=dict(sub_data_root='VOC2012/'))
+voc07 = dict(data_root=data_root, data_prefix=dict(sub_data_root='VOC2007/'))
+
+model = dict(bbox_head=dict(num_classes=20))
+train_dataloader = dict(dataset=dict(voc12, ann_file='VOC2012/ImageSets/Main/train.txt'))
+val_dataloader = dict(dataset=dict(voc12, ann_file='VOC2012/ImageSets/Main/val.txt'))
+test_dataloader = dict(dataset=dict(voc07, ann_file='VOC2007/ImageSets/Main/test.txt'))
+test_evaluator = dict(eval_mode='11points')
+train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)

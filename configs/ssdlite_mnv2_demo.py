@@ -2,7 +2,7 @@
 
     make demo
 
-AP50 0.72 on the held-out pictures after 7 epochs, 286 s.
+AP50 0.65 on the held-out pictures after 6 epochs, 363 s without bfloat16.
 """
 
 _base_ = [

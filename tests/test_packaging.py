@@ -80,7 +80,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Installed:
 
 def test_the_wheel_has_what_its_users_need_and_nothing_else(wheel: Installed) -> None:
     configs = files(wheel.source, 'configs/**/*.py') | {'configs/metafile.yml'}
-    tools = files(wheel.source, 'tools/*.py', 'tools/*.sh') - {'tools/build_mmcv.py', 'tools/demo.py'}
+    tools = files(wheel.source, 'tools/*.py', 'tools/*.sh')
+    tools -= {'tools/build_mmcv.py', 'tools/demo.py', 'tools/results.py'}
     assert {'tools/train.py', 'tools/test.py', 'tools/infer.py', 'tools/dist_train.sh'} <= tools
     assert files(wheel.mim, '**/*') == configs | tools | {'model-index.yml'}
     assert all(os.access(script, os.X_OK) for script in wheel.mim.glob('tools/*.sh'))

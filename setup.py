@@ -10,8 +10,8 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-#: These make environments and demos of a checkout.
-CHECKOUT_ONLY = ('build_mmcv.py', 'demo.py')
+#: These make the environment, the demo and the tables of a checkout, and write into it.
+CHECKOUT_ONLY = ('build_mmcv.py', 'demo.py', 'results.py')
 
 
 class BuildWithMim(build_py):

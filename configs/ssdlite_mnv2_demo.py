@@ -8,11 +8,10 @@ AP50 0.65 on the held-out pictures after 6 epochs, 363 s without bfloat16.
 _base_ = [
     './_base_/models/ssdlite_mnv2.py',
     './_base_/datasets/toy_detection.py',
-    './_base_/schedules/ssdlite_sgd.py',
+    './_base_/schedules/short_adamw.py',
     './_base_/default_runtime.py',
 ]
 
-max_epochs = 6
 input_size = (256, 256)
 resize = dict(type='Resize', scale=input_size, keep_ratio=False)
 
@@ -33,20 +32,4 @@ train_dataloader = dict(batch_size=16, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-train_cfg = dict(max_epochs=max_epochs, val_interval=3)
-optim_wrapper = dict(
-    _delete_=True,
-    type='mnv2_backbone.BFloat16OptimWrapper',
-    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.01),
-)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=40),
-    dict(
-        type='CosineAnnealingLR',
-        T_max=max_epochs,
-        end=max_epochs,
-        eta_min=2e-5,
-        by_epoch=True,
-        convert_to_iter_based=True,
-    ),
-]
+train_cfg = dict(val_interval=3)

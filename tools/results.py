@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import yaml
+from mmengine.fileio import load
 
 from mnv2_backbone.errors import UserError
 from mnv2_backbone.files import whole_file
@@ -157,7 +157,7 @@ def main() -> int:
     parser.add_argument('action', choices=('run', 'table'))
     parser.add_argument('names', nargs='*', help='experiments to run (default: all)')
     args = parser.parse_args()
-    document = yaml.safe_load((DOCS / 'experiments.yml').read_text())
+    document = load(DOCS / 'experiments.yml')
     experiments = document['experiments']
     known = [experiment['name'] for experiment in experiments]
     try:

@@ -40,11 +40,11 @@ def rename_for(library: str, state: Mapping[str, Tensor], prefix: str = 'backbon
     blocks = [f'layer{stage}.{i}' for stage, count in enumerate(_STAGES, 1) for i in range(count)]
     names = {'layer_1.': 'conv1.', f'layer_{len(blocks) + 2}.': 'conv2.' if library == 'mmdet' else ''}
     for number, block in enumerate(blocks, start=2):
-        steps = ('expand', 'depthwise', 'project')
-        theirs = LAYOUTS[library]
+        steps = list(zip(('expand', 'depthwise', 'project'), LAYOUTS[library]))
         if number == 2:  # no expansion; where steps are numbered, they begin one earlier
-            steps, theirs = steps[1:], theirs[1:] if library == 'mmdet' else theirs[:2]
-        names.update({f'layer_{number}.{ours}.': f'{block}.{their}.' for ours, their in zip(steps, theirs)})
+            theirs = LAYOUTS[library][1:] if library == 'mmdet' else LAYOUTS[library][:2]
+            steps = list(zip(('depthwise', 'project'), theirs))
+        names.update({f'layer_{number}.{ours}.': f'{block}.{their}.' for ours, their in steps})
     renamed = {}
     for key, value in state.items():
         if not key.startswith(prefix):

@@ -14,6 +14,13 @@ optim_wrapper = dict(
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=40),
     dict(
-        type='CosineAnnealingLR', T_max=max_epochs, end=max_epochs, eta_min=1e-5, by_epoch=True, convert_to_iter_based=True
+        type='CosineAnnealingLR',
+        T_max=max_epochs,
+        end=max_epochs,
+        eta_min=2e-5,
+        by_epoch=True,
+        convert_to_iter_based=True,
     ),
 ]
+# The learning rate is for 16 pictures in all; --auto-scale-lr fits it to what there is.
+auto_scale_lr = dict(enable=False, base_batch_size=16)

@@ -45,3 +45,5 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
+# The learning rate is for 16 pictures in all; --auto-scale-lr fits it to what there is.
+auto_scale_lr = dict(base_batch_size=16)

@@ -149,12 +149,12 @@ def test_the_table_of_maps_is_true():
 SMALL = f"""
 _base_ = '{ROOT}/configs/ssdlite_mnv2_coco_tf.py'
 model = dict(
-    backbone=dict(out_indices=('layer_4/expansion_output', 'layer_5')),
-    neck=dict(extra_channels=(64,)),
+    backbone=dict(out_indices=('layer_2', 'layer_3')),
+    neck=dict(extra_channels=(32,)),
     bbox_head=dict(anchor_generator=dict(num_levels=3)),
-    test_cfg=dict(nms_pre=300, max_per_img=30))
+    test_cfg=dict(nms_pre=100, max_per_img=30))
 test_pipeline = _base_.test_pipeline
-test_pipeline[1] = dict(test_pipeline[1], scale=(96, 96))
+test_pipeline[1] = dict(test_pipeline[1], scale=(64, 64))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 """
@@ -350,7 +350,7 @@ def write_boxes(folder: Path, split: str, count: int, names: tuple[str, ...]) ->
     (folder / split).mkdir(parents=True)
     images = [dict(id=i, file_name=f'{i:06}.jpg', width=64, height=48) for i in range(count)]
     boxes = [
-        dict(id=i, image_id=i, category_id=i % 2, bbox=[8, 8, 20, 16], area=320, iscrowd=0) for i in range(count)
+        dict(id=i, image_id=i, category_id=1 - i % 2, bbox=[8, 8, 20, 16], area=320, iscrowd=0) for i in range(count)
     ]
     for image in images:
         cv2.imwrite(str(folder / split / image['file_name']), np.full((48, 64, 3), 90, np.uint8))
@@ -360,11 +360,11 @@ def write_boxes(folder: Path, split: str, count: int, names: tuple[str, ...]) ->
 
 
 def write_xml(data) -> None:
-    """One picture for a ``VOCDataset`` of a config, with an object of its last class."""
+    """A picture, time and again, for a ``VOCDataset`` of a config, with an object of its last class."""
     root = Path(data.data_root)
     for folder in ('JPEGImages', 'Annotations', Path(data.ann_file).parent):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    (root / data.ann_file).write_text('one\n')
+    (root / data.ann_file).write_text('one\n' * 16)  # a batch
     cv2.imwrite(str(root / 'JPEGImages/one.jpg'), np.full((48, 64, 3), 90, np.uint8))
     box = '<bndbox><xmin>9</xmin><ymin>9</ymin><xmax>40</xmax><ymax>40</ymax></bndbox>'
     thing = f'<object><name>{data.metainfo.classes[-1]}</name>{box}</object>'
@@ -385,8 +385,8 @@ def write_masks(folder: Path) -> None:
 def own_data(configs, monkeypatch):
     for name, value in (('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1'), ('LOCAL_RANK', '0')):  # the tools set them
         monkeypatch.setenv(name, value)
-    write_boxes(configs / 'my_data', 'train', 20, ('unicorn', 'cat'))
-    write_boxes(configs / 'my_data', 'val', 4, ('unicorn', 'cat'))
+    write_boxes(configs / 'my_data', 'train', 20, ('cat', 'unicorn'))
+    write_boxes(configs / 'my_data', 'val', 4, ('cat', 'unicorn'))
     write_masks(configs / 'my_masks')
     return configs
 

@@ -286,10 +286,66 @@ def test_a_voc_layout_is_checked_below_wrappers(tmp_path: Path) -> None:
         check_data(voc(tmp_path), ['test'])
 
 
+def test_classes_in_another_order_than_the_file_s_are_refused(tmp_path: Path) -> None:
+    mmdet = pytest.importorskip('mmdet.datasets', reason="CocoDataset is MMDetection's")
+    (tmp_path / 'img').mkdir()
+    (tmp_path / 'img/0.jpg').touch()
+    content = dict(
+        images=[dict(id=0, file_name='0.jpg', width=64, height=48)],
+        annotations=[dict(id=0, image_id=0, category_id=1, bbox=[8, 8, 20, 16], area=320, iscrowd=0)],
+        categories=[dict(id=1, name='unicorn'), dict(id=5, name='dog'), dict(id=2, name='cat')],
+    )
+    (tmp_path / 'a.json').write_text(json.dumps(content))
+
+    def labelled(*classes: str) -> str:
+        dataset = dict(ann_file='a.json', data_prefix=dict(img='img/'), metainfo=dict(classes=classes))
+        dataset.update(type='CocoDataset', data_root=str(tmp_path))
+        check_data(Config(dict(default_scope='mmdet', test_dataloader=dict(dataset=dataset))), ['test'])
+        dataset.pop('type')
+        return classes[mmdet.CocoDataset(**dataset, pipeline=[]).get_data_info(0)['instances'][0]['bbox_label']]
+
+    assert labelled('unicorn', 'cat') == 'unicorn'
+    with pytest.raises(UserError, match=r"cat, unicorn have another order .* to \('unicorn', 'cat'\)"):
+        labelled('cat', 'unicorn')
+
+
+def test_every_picture_has_its_mask(tmp_path: Path) -> None:
+    pytest.importorskip('mmseg', reason="the data set is MMSegmentation's")
+    for folder in ('pictures/more', 'masks/more', 'lists'):
+        (tmp_path / folder).mkdir(parents=True)
+
+    def check(**options: object) -> None:
+        dataset = dict(
+            type='BaseSegDataset',
+            data_root=str(tmp_path),
+            data_prefix=dict(img_path='pictures', seg_map_path='masks'),
+            metainfo=dict(classes=('a', 'b')),
+        )
+        loader = dict(batch_size=3, drop_last=True, dataset=dict(dataset, **options))
+        check_data(Config(dict(default_scope='mmseg', train_dataloader=loader)), ['train'])
+
+    with pytest.raises(UserError, match=r'no pictures in .*pictures, whose names end in \.jpg \(img_suffix\)'):
+        check()
+    for name in ('a', 'b', 'more/c'):
+        (tmp_path / f'pictures/{name}.jpg').touch()
+        (tmp_path / f'masks/{name}.png').touch()
+    check()
+    (tmp_path / 'lists/two.txt').write_text('a\nmore/c\n')
+    with pytest.raises(UserError, match='2 images do not fill one batch of 3'):
+        check(ann_file='lists/two.txt')
+    (tmp_path / 'masks/more/c.png').unlink()
+    for options in (dict(), dict(ann_file='lists/two.txt')):
+        with pytest.raises(UserError, match=r'1 of \d files .* are not in .*masks: more/c.png'):
+            check(**options)
+    with pytest.raises(UserError, match='a.tif'):
+        check(ann_file='lists/two.txt', img_suffix='.tif')
+
+
 def test_the_real_data_passes(real_data: Path) -> None:
     pytest.importorskip('mmdet', reason="the data sets are MMDetection's")
-    for name, folder in (('coco', 'coco'), ('voc12', 'VOCdevkit')):
-        path = Path(__file__).parents[1] / f'configs/ssdlite_mnv2_{name}.py'
+    leaves = {'ssdlite_mnv2_coco': 'coco', 'ssdlite_mnv2_voc12': 'VOCdevkit', 'ssdlite_mnv2_bccd': 'BCCD'}
+    for name, folder in {**leaves, 'deeplabv3lite_mnv2_voc12': 'VOCdevkit'}.items():
+        path = Path(__file__).parents[1] / f'configs/{name}.py'
         cfg = Config.fromfile(path)
         apply_options(cfg, {'data_root': str(real_data / 'data' / folder)})
         check_data(cfg, ['train', 'val', 'test'])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,7 +36,7 @@ _XML_SAMPLE = 200
 def check_data(cfg: Config, splits: Iterable[str]) -> None:
     """Checks the files, classes and class counts that a config names.
 
-    COCO and VOC data sets and wrappers around them are checked in full; of others only the folders
+    COCO's and VOC's data sets, pictures with masks and wrappers around them are checked; of others only the folders
     and files they name. Data behind a remote ``backend_args`` is left alone.
 
     Args:
@@ -100,7 +101,8 @@ def _dataset_class(key: str, dataset: Mapping, scope: str | None) -> type:
 def _family(kind: type) -> str:
     """Which layout the data set reads, told by MMDetection's base classes without importing them."""
     names = {base.__name__ for base in kind.__mro__}
-    return 'coco' if 'CocoDataset' in names else 'voc' if 'XMLDataset' in names else 'other'
+    known = {'CocoDataset': 'coco', 'XMLDataset': 'voc', 'BaseSegDataset': 'masks'}
+    return next((family for name, family in known.items() if name in names), 'other')
 
 
 def _hint(path: Path) -> str:
@@ -133,10 +135,12 @@ def _check_dataset(key: str, dataset: Mapping, kind: type) -> int | None:
             )
     ann_file = dataset.get('ann_file')
     if not isinstance(ann_file, str) or not ann_file:
-        return None
+        return _check_masks(key, dataset, kind, prefix, root) if family == 'masks' else None
     path = root / ann_file
     if not path.exists():
         raise UserError(f'{key}.ann_file: {path} does not exist; {_hint(root)}')
+    if family == 'masks':
+        return _check_masks(key, dataset, kind, prefix, path)
     classes = _classes(key, dataset, kind)
     if family == 'coco':
         return _check_coco(key, path, prefix.get('img', root), classes)
@@ -196,8 +200,42 @@ def _check_coco(key: str, path: Path, images: Path, classes: list[str] | None) -
             f'{key}: the class(es) {_some(unknown)} are not in {path}, which has {_some(names, 100)}; '
             'set metainfo=dict(classes=(...)) of the data set'
         )
+    in_order = [name for name in names if name in (classes or names)]
+    if classes is not None and in_order != classes:
+        # MMDetection numbers classes in the order of the file: in another one, each would get another's name.
+        raise UserError(
+            f'{key}: the classes {_some(classes, 100)} have another order than in {path}; '
+            f'set metainfo=dict(classes=...) to {tuple(in_order)!r}'
+        )
     _check_exist(key, path, images, files)
     return len(files)
+
+
+def _check_masks(key: str, dataset: Mapping, kind: type, prefix: Mapping[str, Path], path: Path) -> int | None:
+    """Checks that every picture of one of MMSegmentation's data sets has its mask."""
+    defaults = inspect.signature(kind.__init__).parameters  # type: ignore[misc]
+    suffixes = []
+    for option in ('img_suffix', 'seg_map_suffix'):
+        suffix = dataset.get(option, defaults[option].default if option in defaults else None)
+        if not isinstance(suffix, str):
+            return None
+        suffixes.append(suffix)
+    images = prefix.get('img_path')
+    if images is None:
+        return None
+    if path.is_file():
+        names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        _check_exist(key, path, images, [name + suffixes[0] for name in names])
+    else:
+        found = (file.relative_to(images).as_posix() for file in images.rglob(f'*{suffixes[0]}'))
+        names = sorted(name.removesuffix(suffixes[0]) for name in found)
+    if not names:
+        listed = path if path.is_file() else images
+        raise UserError(f'{key}: there are no pictures in {listed}, whose names end in {suffixes[0]} (img_suffix)')
+    if 'seg_map_path' in prefix:
+        listed = path if path.is_file() else images
+        _check_exist(key, listed, prefix['seg_map_path'], [name + suffixes[1] for name in names])
+    return len(names)
 
 
 def _check_voc(

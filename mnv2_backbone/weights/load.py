@@ -136,5 +136,7 @@ def _hint(module: nn.Module, state_dict: Mapping[str, Tensor]) -> str:
     theirs = make_plan(out_indices='layer_19', **options).layers
     if [x.out_channels for x in theirs[: len(plan.layers)]] == [x.out_channels for x in plan.layers]:
         return ''
-    width = options.get('widen_factor', 1.0)
-    return f': they are of widen_factor={width}, the network has {getattr(backbone, "widen_factor", "another")}'
+    width, own = options.get('widen_factor', 1.0), getattr(backbone, 'widen_factor', None)
+    if width == own:
+        return f': they are of the standard layer table at widen_factor={width}, the network has another table'
+    return f': they are of widen_factor={width}, the network has {own or "another"}'

@@ -1,0 +1,102 @@
+"""The tables of results: experiments are run once, figures come from their logs, and the documents agree."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+
+import pytest
+import yaml
+from conftest import ROOT
+
+# Each writes a score that depends on its argument.
+WRITE = 'import json, sys; open(sys.argv[1] + "/score.json", "w").write(json.dumps({"a": {"b": float(sys.argv[2])}}))'
+DOCUMENT = dict(
+    about='About.',
+    tasks=[
+        dict(name='Counting', published=[dict(model='theirs', data='others', metric='x', value='9', source='a paper')])
+    ],
+    experiments=[
+        dict(
+            name='count',
+            task='Counting',
+            data='two',
+            commands=[f"python -c '{WRITE}' OUT 0.5", "python -c 'print(1)'"],
+            figures=[dict(model='ours', metric='x', scores='score.json', key='a/b', scale=100)],
+        ),
+        dict(
+            name='seeds',
+            task='Counting',
+            data='three',
+            commands=["python -c 'import sys; sys.exit(3)'"],
+            figures=[dict(model='other', metric='x', scores='*.json', key='a')],
+        ),
+    ],
+)
+
+
+@pytest.fixture
+def tool(tmp_path, monkeypatch):
+    """``tools/results.py`` in a folder of its own, called with its arguments."""
+    monkeypatch.syspath_prepend(ROOT / 'tools')
+    import results
+
+    monkeypatch.setattr(results, 'DOCS', tmp_path)
+    monkeypatch.setattr(results, 'RUNS', tmp_path / 'runs')
+    (tmp_path / 'experiments.yml').write_text(yaml.safe_dump(DOCUMENT))
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, 'argv', ['results.py', *arguments])
+        return results.main()
+
+    return call
+
+
+def test_what_ended_well_is_run_once_and_tabled(tool, tmp_path, capsys):
+    assert tool('run', 'count') == 0 and capsys.readouterr().out.count('count: python') == 2
+    assert tool('run', 'count') == 0 and capsys.readouterr().out == ''
+    assert tool('run', 'nothing') == 2 and 'allowed are count, seeds' in capsys.readouterr().err
+    assert tool('run') == 2 and 'seeds: exit status 3, see' in capsys.readouterr().err
+    assert tool('table') == 0
+    (row,) = json.loads((tmp_path / 'results.json').read_text())
+    assert (row['model'], row['mean'], row['std'], row['runs']) == ('ours', 50, None, 1)
+    text = (tmp_path / 'results.md').read_text()
+    assert '| ours | two | x | 50 |' in text and '*published: a paper*' in text and 'other' not in text.split('*')[0]
+
+
+def test_runs_are_averaged_and_figures_without_logs_stay(tool, tmp_path):
+    runs = tmp_path / 'runs/seeds'
+    runs.mkdir(parents=True)
+    for seed, value in enumerate((1.0, 2.0, 6.0)):
+        (runs / f'{seed}.json').write_text(json.dumps(dict(a=value)))
+    known = dict(task='Counting', model='ours', data='two', metric='x', mean=7, std=1, runs=3, command='c')
+    known.update(seconds=60, machine='m')
+    (tmp_path / 'results.json').write_text(json.dumps([known]))
+    assert tool('table') == 0
+    assert json.loads((tmp_path / 'results.json').read_text()) == [known]  # the other one has not ended well
+    for path in runs.glob('*.json'):
+        path.rename(path.with_name(f'run{path.name}'))
+    (runs / 'done_0.json').write_text(json.dumps(dict(seconds=5, machine='m')))
+    document = json.loads(json.dumps(DOCUMENT))
+    document['experiments'][1]['figures'][0]['scores'] = 'run*.json'
+    (tmp_path / 'experiments.yml').write_text(yaml.safe_dump(document))
+    assert tool('table') == 0
+    first, second = json.loads((tmp_path / 'results.json').read_text())
+    assert first == known
+    assert (second['mean'], round(second['std'], 3), second['runs']) == (3, 2.646, 3)
+
+
+def test_the_published_tables_are_made_from_the_published_figures(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / 'tools')
+    import results
+
+    document = yaml.safe_load((ROOT / 'docs/experiments.yml').read_text())
+    rows = json.loads((ROOT / 'docs/results.json').read_text())
+    assert results.as_markdown(document, rows) == (ROOT / 'docs/results.md').read_text()
+    experiments = document['experiments']
+    assert {experiment['task'] for experiment in experiments} <= {task['name'] for task in document['tasks']}
+    for experiment in experiments:
+        for command in experiment['commands']:
+            files = [word for word in shlex.split(command) if word.startswith(('tools/', 'configs/'))]
+            assert files and all((ROOT / file).is_file() for file in files), command

@@ -27,7 +27,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import DATASETS, MODELS, DefaultScope, init_default_scope
+from mmengine.utils import is_installed
 
 pytest.importorskip('mmdet', reason='the examples use MMDetection: pip install .[mm]')
 from mmdet.apis import init_detector
@@ -121,6 +123,9 @@ def test_a_config_builds_a_model_whose_parts_fit(block, configs):
 
     if 'mmpretrain::' in block.text:
         pytest.importorskip('mmpretrain')
+    for package in set(re.findall(r'(\w+)::', block.text)) - {'mnv2_backbone'}:
+        if not is_installed(MODULE2PACKAGE[package]):  # as the page says
+            pytest.skip(f'this mmengine does not find the configs of {package} by name')
     cfg = Config.fromfile(block.file)
     assert cfg.pretty_text  # it can be written to the work folder
     cfg.model.backbone.init_cfg = None  # its weights would be fetched

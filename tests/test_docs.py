@@ -381,7 +381,7 @@ def write_masks(folder: Path) -> None:
     for split in ('train', 'val'):
         for kind in ('images', 'masks'):
             (folder / kind / split).mkdir(parents=True)
-        for name in 'ab':
+        for name in 'abcdefgh':
             cv2.imwrite(str(folder / f'images/{split}/{name}.jpg'), np.zeros((48, 64, 3), np.uint8))
             cv2.imwrite(str(folder / f'masks/{split}/{name}.png'), np.full((48, 64), 2, np.uint8))
 

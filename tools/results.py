@@ -70,6 +70,12 @@ def flat(node: Any, path: str = '') -> dict[str, float]:
     return {path.removeprefix('/'): node} if isinstance(node, (int, float)) else {}
 
 
+def identity(experiment: Mapping[str, Any], figure: Mapping[str, Any]) -> dict[str, str]:
+    """What tells a figure from all others, by the names in :data:`IDENTITY`."""
+    values = (experiment['task'], figure['model'], figure.get('data') or experiment['data'], figure['metric'])
+    return dict(zip(IDENTITY, values))
+
+
 def figures(experiment: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The figures of an experiment, from its logs; none where it has not been run to its end here."""
     folder = RUNS / experiment['name']
@@ -85,10 +91,7 @@ def figures(experiment: Mapping[str, Any]) -> list[dict[str, Any]]:
             raise UserError(f'{experiment["name"]}: no {figure["scores"]} in {folder}')
         rows.append(
             dict(
-                task=experiment['task'],
-                model=figure['model'],
-                data=figure.get('data') or experiment['data'],
-                metric=figure['metric'],
+                **identity(experiment, figure),
                 mean=round(mean(values), 4),
                 std=round(stdev(values), 4) if len(values) > 1 else None,
                 runs=len(values),
@@ -105,16 +108,8 @@ def collect(experiments: list[dict[str, Any]], known: list[dict[str, Any]]) -> l
     before = {tuple(row[name] for name in IDENTITY): row for row in known}
     rows = []
     for experiment in experiments:
-        rows += figures(experiment) or [
-            before[identity]
-            for figure in experiment['figures']
-            if (
-                identity := (
-                    experiment['task'], figure['model'], figure.get('data') or experiment['data'], figure['metric']
-                )
-            )
-            in before
-        ]
+        names = [tuple(identity(experiment, figure).values()) for figure in experiment['figures']]
+        rows += figures(experiment) or [before[name] for name in names if name in before]
     return rows
 
 

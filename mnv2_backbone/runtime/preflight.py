@@ -223,17 +223,16 @@ def _check_masks(key: str, dataset: Mapping, kind: type, prefix: Mapping[str, Pa
     images = prefix.get('img_path')
     if images is None:
         return None
+    listed = path if path.is_file() else images
     if path.is_file():
         names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-        _check_exist(key, path, images, [name + suffixes[0] for name in names])
+        _check_exist(key, listed, images, [name + suffixes[0] for name in names])
     else:
         found = (file.relative_to(images).as_posix() for file in images.rglob(f'*{suffixes[0]}'))
         names = sorted(name.removesuffix(suffixes[0]) for name in found)
     if not names:
-        listed = path if path.is_file() else images
         raise UserError(f'{key}: there are no pictures in {listed}, whose names end in {suffixes[0]} (img_suffix)')
     if 'seg_map_path' in prefix:
-        listed = path if path.is_file() else images
         _check_exist(key, listed, prefix['seg_map_path'], [name + suffixes[1] for name in names])
     return len(names)
 

@@ -18,15 +18,15 @@ resize = dict(type='Resize', scale=input_size, keep_ratio=False)
 model = dict(bbox_head=dict(num_classes=8))
 
 # A few minutes of training leave no time to learn from strongly distorted pictures.
-train_pipeline = [
-    dict(type='mnv2_backbone.LoadImage', skip_corrupt=True),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='MinIoURandomCrop', min_ious=(0.5, 0.7, 0.9), min_crop_size=0.5),
-    resize,
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackDetInputs'),
-]
-test_pipeline = _base_.test_pipeline  # noqa: F821 - mmengine provides it
+train_pipeline = _base_.train_pipeline  # noqa: F821 - mmengine provides it
+train_pipeline[1] = dict(
+    train_pipeline[1],
+    scale=input_size,
+    photometric=None,
+    expand=None,
+    crop=dict(min_ious=(0.5, 0.7, 0.9), min_crop_size=0.5),
+)
+test_pipeline = _base_.test_pipeline  # noqa: F821
 test_pipeline[1] = resize
 train_dataloader = dict(batch_size=16, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))

@@ -32,3 +32,4 @@ train_dataloader = dict(
 val_dataloader = dict(
     dataset=dict(ann_file='VOC2012/ImageSets/Main/val.txt', data_prefix=dict(sub_data_root='VOC2012/'))
 )
+train_cfg = dict(val_interval=2)

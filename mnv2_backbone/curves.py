@@ -1,10 +1,12 @@
-"""The curves of a run, from the log that mmengine writes beside its checkpoints."""
+"""The curves of runs, from the logs that mmengine writes beside their checkpoints."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 #: The scores that are drawn where a run has them.
 SCORES = ('coco/bbox_mAP', 'coco/bbox_mAP_50', 'coco/bbox_mAP_s', 'pascal_voc/mAP', 'mIoU', 'aAcc')
@@ -56,18 +58,56 @@ def plot_curves(work_dir: Path, out: Path) -> Path:
     Raises:
         FileNotFoundError: There is no log in the folder.
     """
-    from matplotlib.figure import Figure  # no window, whatever the machine
-
     losses, scores = read_scalars(work_dir)
-    figure = Figure(figsize=(10, 4), layout='constrained')
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = _panels()
     for name, points in losses.items():
         left.plot(*zip(*points), label=name, linewidth=2 if name == 'loss' else 1)
-    left.set(xlabel='iteration', ylabel='loss', title='training loss', ylim=(0, None))
     for name, points in scores.items():
         right.plot(*zip(*points), label=name.removeprefix('coco/'), marker='o', markersize=3)
-    right.set(xlabel='epoch', ylabel='score', title='held-out pictures', ylim=(0, None))
-    for axes in (left, right):
+    return _save(figure, out)
+
+
+def compare_curves(runs: Mapping[str, Sequence[Path]], score: str, out: Path) -> Path:
+    """Draws the loss and one score of several models, each with a line for every run.
+
+    Args:
+        runs: The models' names with the ``--work-dir`` of each run of theirs, seed by seed.
+        score: One of :data:`SCORES`.
+        out: The picture to write (.png, .svg, .pdf).
+
+    Returns:
+        ``out``.
+
+    Raises:
+        FileNotFoundError: There is no log in one of the folders.
+        KeyError: A run has not been evaluated by this score.
+    """
+    figure, (left, right) = _panels()
+    for number, (name, work_dirs) in enumerate(runs.items()):
+        for seed, work_dir in enumerate(work_dirs):
+            losses, scores = read_scalars(work_dir)
+            style = dict(color=f'C{number}', alpha=0.8, label=name if seed == 0 else None)
+            left.plot(*zip(*losses['loss']), linewidth=1, **style)
+            right.plot(*zip(*scores[score]), marker='o', markersize=3, **style)
+    right.set(ylabel=score)
+    return _save(figure, out)
+
+
+def _panels() -> tuple[Any, Any]:
+    """A figure with a panel for losses and one for scores."""
+    from matplotlib.figure import Figure  # no window, whatever the machine
+
+    figure = Figure(figsize=(10, 4), layout='constrained')
+    left, right = figure.subplots(1, 2)
+    left.set(xlabel='iteration', ylabel='loss', title='training loss')
+    right.set(xlabel='epoch', ylabel='score', title='held-out pictures')
+    return figure, (left, right)
+
+
+def _save(figure: Any, out: Path) -> Path:
+    """Finishes the panels and writes the picture."""
+    for axes in figure.axes:
+        axes.set_ylim(0, None)
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()

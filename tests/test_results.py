@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 
+import cv2
 import pytest
 import yaml
 from conftest import ROOT
@@ -85,6 +86,24 @@ def test_runs_are_averaged_and_figures_without_logs_stay(tool, tmp_path):
     first, second = json.loads((tmp_path / 'results.json').read_text())
     assert first == known
     assert (second['mean'], round(second['std'], 3), second['runs']) == (3, 2.646, 3)
+
+
+def test_logs_of_trainings_give_figures_and_curves(tool, tmp_path):
+    for seed, end in enumerate((40.0, 50.0)):
+        log = tmp_path / f'runs/seeds/ours_seed{seed}/now/vis_data/scalars.json'
+        log.parent.mkdir(parents=True)
+        rows = [dict(loss=9.0, iter=10, step=10), dict(mIoU=20.0, step=1), dict(loss=5.0, iter=20, step=20)]
+        log.write_text('\n'.join(map(json.dumps, [*rows, dict(mIoU=end, step=2)])) + '\n')
+    (tmp_path / 'runs/seeds/done_0.json').write_text(json.dumps(dict(seconds=5, machine='m')))
+    document = json.loads(json.dumps(DOCUMENT))
+    document['tasks'][0]['curves'] = dict(picture='c.png', score='mIoU', runs={'ours': 'seeds/ours_seed*'})
+    document['experiments'][1]['figures'][0].update(scores='ours_seed*/*/vis_data/scalars.json', key='mIoU')
+    (tmp_path / 'experiments.yml').write_text(yaml.safe_dump(document))
+    assert tool('table') == 0
+    (row,) = json.loads((tmp_path / 'results.json').read_text())
+    assert (row['mean'], row['runs']) == (45, 2)
+    assert cv2.imread(str(tmp_path / 'c.png')).std() > 5
+    assert '(c.png)' in (tmp_path / 'results.md').read_text()
 
 
 def test_the_published_tables_are_made_from_the_published_figures(monkeypatch):

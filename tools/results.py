@@ -1,4 +1,4 @@
-"""Runs the experiments of docs/experiments.yml, and makes docs/results.md and docs/results.json from their logs.
+"""Runs the experiments of docs/experiments.yml; makes docs/results.md, results.json and curves from their logs.
 
     python tools/results.py run voc bccd       # those; what has been run already is skipped
     python tools/results.py table              # from the logs of all that have been run here
@@ -24,6 +24,7 @@ from typing import Any
 
 from mmengine.fileio import load
 
+from mnv2_backbone.curves import compare_curves
 from mnv2_backbone.errors import UserError
 from mnv2_backbone.files import whole_file
 
@@ -39,7 +40,8 @@ def machine() -> str:
     cpuinfo = Path('/proc/cpuinfo')
     found = re.search(r'model name\s*: (.+)', cpuinfo.read_text()) if cpuinfo.is_file() else None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    return f'{cores} cores of {found[1] if found else platform.processor() or platform.machine()}'
+    name = found[1] if found else platform.processor() or platform.machine()
+    return f'{cores} core{"s" if cores != 1 else ""} of {name}'
 
 
 def run(experiment: Mapping[str, Any]) -> None:
@@ -70,6 +72,12 @@ def flat(node: Any, path: str = '') -> dict[str, float]:
     return {path.removeprefix('/'): node} if isinstance(node, (int, float)) else {}
 
 
+def scores(path: Path) -> dict[str, float]:
+    """The numbers of a file of scores; of mmengine's log of a training those of its last evaluation."""
+    text = path.read_text()
+    return flat(json.loads(text.splitlines()[-1] if path.name == 'scalars.json' else text))
+
+
 def identity(experiment: Mapping[str, Any], figure: Mapping[str, Any]) -> dict[str, str]:
     """What tells a figure from all others, by the names in :data:`IDENTITY`."""
     values = (experiment['task'], figure['model'], figure.get('data') or experiment['data'], figure['metric'])
@@ -86,7 +94,7 @@ def figures(experiment: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for figure in experiment['figures']:
         files = sorted(folder.glob(figure['scores']))
-        values = [figure.get('scale', 1) * flat(json.loads(path.read_text()))[figure['key']] for path in files]
+        values = [figure.get('scale', 1) * scores(path)[figure['key']] for path in files]
         if not values:
             raise UserError(f'{experiment["name"]}: no {figure["scores"]} in {folder}')
         rows.append(
@@ -137,6 +145,9 @@ def as_markdown(document: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
             for other in task.get('published', ())
         ]
         parts.append('\n'.join(lines))
+        picture = task.get('curves', {}).get('picture')
+        if picture and (DOCS / picture).is_file():
+            parts.append(f'![Training loss and {task["curves"]["score"]} of every run]({picture})')
         for number, command in enumerate(commands, start=1):
             row = next(row for row in own if row['command'] == command)
             parts.append(f'({number}) {row["seconds"] / 60:.0f} minutes in all on {row["machine"]}:')
@@ -144,6 +155,14 @@ def as_markdown(document: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
         if 'after' in task:
             parts.append(task['after'].strip())
     return '\n\n'.join(parts) + '\n'
+
+
+def draw(task: Mapping[str, Any]) -> None:
+    """Draws the curves of a task, where the logs of all its runs are here."""
+    curves = task['curves']
+    runs = {name: sorted(RUNS.glob(folders)) for name, folders in curves['runs'].items()}
+    if all(runs.values()):
+        compare_curves(runs, curves['score'], DOCS / curves['picture'])
 
 
 def main() -> int:
@@ -166,6 +185,9 @@ def main() -> int:
             return 0
         path = DOCS / 'results.json'
         rows = collect(experiments, json.loads(path.read_text()) if path.is_file() else [])
+        for task in document['tasks']:
+            if 'curves' in task:
+                draw(task)
     except UserError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2

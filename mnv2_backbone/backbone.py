@@ -82,7 +82,7 @@ class MobileNetV2(BaseModule):
         channels_last: bool = True,
         conv_cfg: dict[str, Any] | None = None,
         norm_cfg: dict[str, Any] | None = SLIM_NORM,
-        act_cfg: dict[str, Any] | None = dict(type='ReLU6'),  # noqa: B006 - read only, mm's idiom
+        act_cfg: dict[str, Any] | None = dict(type='mnv2_backbone.ReLU6'),  # noqa: B006 - read only, mm's idiom
         init_cfg: dict[str, Any] | Sequence[dict[str, Any]] | None = SLIM_INIT,
     ) -> None:
         super().__init__(list(init_cfg) if isinstance(init_cfg, (list, tuple)) else init_cfg)

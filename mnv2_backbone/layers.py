@@ -1,4 +1,4 @@
-"""The building blocks: convolution with TensorFlow's padding, inverted residual, BN across processes."""
+"""The building blocks: convolution with TensorFlow's padding, inverted residual, BN across processes, ReLU6."""
 
 from __future__ import annotations
 
@@ -174,6 +174,36 @@ def resolve_act(act: ActCfg, default: Cfg | None) -> Cfg | None:
     if isinstance(act, str):
         return dict(type=act)
     return dict(act) if isinstance(act, Mapping) else None
+
+
+class _ClampInPlace(torch.autograd.Function):
+    """Clamps to 0 to 6 in place, and remembers the result, which the next convolution keeps anyway."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.mark_dirty(x.clamp_(0, 6))
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(grad, y, 0.0, 6.0)  # y is strictly inside exactly where x was
+
+
+@MODELS.register_module()
+class ReLU6(nn.ReLU6):
+    """torch's ReLU6 with the same values and gradients; in place it trains faster and in less memory.
+
+    torch's own copies its input before it overwrites it, for a gradient that the output gives as well.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape to the same shape."""
+        records = self.inplace and self.training and torch.is_grad_enabled() and x.requires_grad
+        if records and not torch.compiler.is_compiling():
+            return _ClampInPlace.apply(x)
+        return super().forward(x)
 
 
 @MODELS.register_module()

@@ -36,7 +36,7 @@ SSDLITE_INIT = (
     dict(type='TruncNormal', layer='Conv2d', std=0.03, a=-0.06, b=0.06),
     dict(type='Constant', layer=['_BatchNorm', 'GroupNorm'], val=1.0),
 )
-RELU6 = dict(type='ReLU6')
+RELU6 = dict(type='mnv2_backbone.ReLU6')
 
 
 @TASK_UTILS.register_module()
@@ -53,8 +53,10 @@ class TFAnchorGenerator:
         aspect_ratios: Width over height of the boxes of each map.
         interpolated_ratio: Aspect ratio of one more box at the geometric mean of a map's scale and the
             next; 0 for none.
-        reduce_boxes_in_lowest_layer: Gives the first map three boxes instead: a square one of scale 0.1,
+        reduce_boxes_in_lowest_layer: Gives the first map three boxes instead: a square one of ``lowest_scale``,
             and 2:1 and 1:2 ones of ``min_scale``.
+        lowest_scale: TensorFlow's is always 0.1. To keep a trained detector's anchors in pixels at an input k times
+            as large, divide this and the other two scales by k.
 
     Raises:
         ValueError: An option is out of range.
@@ -73,6 +75,7 @@ class TFAnchorGenerator:
         aspect_ratios: Sequence[float] = (1.0, 2.0, 0.5, 3.0, 0.3333),
         interpolated_ratio: float = 1.0,
         reduce_boxes_in_lowest_layer: bool = True,
+        lowest_scale: float = 0.1,
     ) -> None:
         if num_levels < 2:
             raise ValueError(f'num_levels={num_levels!r}: allowed are numbers from 2')
@@ -80,6 +83,8 @@ class TFAnchorGenerator:
             raise ValueError(
                 f'min_scale={min_scale!r}, max_scale={max_scale!r}: must be above 0 and in this order'
             )
+        if not lowest_scale > 0:
+            raise ValueError(f'lowest_scale={lowest_scale!r}: allowed are numbers above 0')
         if not aspect_ratios or min(aspect_ratios) <= 0:
             raise ValueError(f'aspect_ratios={aspect_ratios!r}: allowed are numbers above 0, one or more')
         step = (max_scale - min_scale) / (num_levels - 1)
@@ -87,7 +92,7 @@ class TFAnchorGenerator:
         self.boxes = []  # (scale, aspect ratio) of each box of each map, in TensorFlow's order
         for i, (scale, following) in enumerate(zip(scales, scales[1:])):
             if i == 0 and reduce_boxes_in_lowest_layer:
-                self.boxes.append([(0.1, 1.0), (scale, 2.0), (scale, 0.5)])
+                self.boxes.append([(lowest_scale, 1.0), (scale, 2.0), (scale, 0.5)])
                 continue
             level = [(scale, ratio) for ratio in aspect_ratios]
             if interpolated_ratio > 0:

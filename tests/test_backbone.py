@@ -15,6 +15,7 @@ from mmengine.registry import MODELS
 from torch.utils.flop_counter import FlopCounterMode
 
 from mnv2_backbone import V2_DEF, Classifier, MobileNetV2, make_plan
+from mnv2_backbone.layers import ReLU6
 
 
 def shuffled(net: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
@@ -221,6 +222,26 @@ def test_checkpointing_changes_nothing():
         net(x)[0].square().mean().backward()
     for a, b in zip(plain.parameters(), saving.parameters()):
         assert torch.allclose(a.grad, b.grad, atol=1e-7)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_relu6_has_torchs_values_and_gradients_without_a_copy(dtype, layout):
+    x = (torch.randn(2, 16, 9, 7) * 5).to(dtype).to(memory_format=layout)
+    x[0, :4, 0, 0] = torch.tensor([0.0, 6.0, -0.0, float('nan')])
+    kept, results = [], []
+    for relu6 in (ReLU6(inplace=True), torch.nn.ReLU6(inplace=True)):
+        source = x.clone().requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
+            before = source * 1
+            y = relu6(before)
+        (y * torch.arange(y.numel()).view_as(y)).sum().backward()
+        results.append((y.detach(), source.grad))
+        assert y.data_ptr() == before.data_ptr()
+        assert (kept[-1] == y.data_ptr()) == isinstance(relu6, ReLU6)  # the result, where torch keeps a copy
+    for ours, theirs in zip(*results):
+        assert torch.equal(ours.nan_to_num(7), theirs.nan_to_num(7))
+    assert {type(module) for module in MobileNetV2().modules() if isinstance(module, torch.nn.ReLU6)} == {ReLU6}
 
 
 def test_bfloat16_training_leaves_strided_depthwise_convolutions_in_float32():

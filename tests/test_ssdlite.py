@@ -109,6 +109,16 @@ def test_anchors():
     assert sides[-1].tolist() == pytest.approx([160 * 0.95**0.5] * 2, rel=1e-5)
 
 
+def test_anchors_of_a_larger_input_keep_their_pixels_where_all_scales_are_divided():
+    maps = [(8, 8), (4, 4), (2, 2), (1, 1), (1, 1), (1, 1)]
+    usual = TFAnchorGenerator().grid_priors(maps, (128, 128))
+    halved = TFAnchorGenerator(min_scale=0.1, max_scale=0.475, lowest_scale=0.05).grid_priors(maps, (256, 256))
+    for ours, theirs in zip(usual[:-1], halved):
+        assert torch.allclose(ours[:, 2:] - ours[:, :2], theirs[:, 2:] - theirs[:, :2], rtol=1e-4)
+    with pytest.raises(ValueError, match='lowest_scale=0: allowed are numbers above 0'):
+        TFAnchorGenerator(lowest_scale=0)
+
+
 class _Anchors:
     """Our anchors behind the interface that MMDetection's head calls."""
 

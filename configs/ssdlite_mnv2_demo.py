@@ -12,7 +12,7 @@ _base_ = [
     './_base_/default_runtime.py',
 ]
 
-input_size = (256, 256)
+input_size = (240, 240)
 resize = dict(type='Resize', scale=input_size, keep_ratio=False)
 
 model = dict(bbox_head=dict(num_classes=8))

@@ -19,7 +19,7 @@ train_pipeline[1] = dict(train_pipeline[1], expand=None, crop=dict(min_ious=(0.5
 # Pictures below data_root/JPEGImages, one XML file each below Annotations, lists of names below ImageSets/Main.
 xml = dict(_delete_=True, type='VOCDataset', data_root='', ann_file='', data_prefix=dict(sub_data_root=''))
 train_dataloader = dict(
-    batch_size=16,
+    batch_size=8,
     num_workers=2,
     dataset=dict(xml, pipeline=train_pipeline, filter_cfg=dict(filter_empty_gt=False)),
 )
@@ -28,11 +28,11 @@ test_dataloader = val_dataloader
 val_evaluator = dict(_delete_=True, type='VOCMetric', metric='mAP', eval_mode='area')
 test_evaluator = val_evaluator
 
-train_cfg = dict(max_epochs=max_epochs, val_interval=5)
+train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 optim_wrapper = dict(
     _delete_=True,
     type='mnv2_backbone.BFloat16OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01),
+    optimizer=dict(type='AdamW', lr=7e-4, weight_decay=0.01),
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=40),
@@ -45,5 +45,5 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
-# The learning rate is for 16 pictures in all; --auto-scale-lr fits it to what there is.
-auto_scale_lr = dict(base_batch_size=16)
+# The learning rate is for 8 pictures in all; --auto-scale-lr fits it to what there is.
+auto_scale_lr = dict(base_batch_size=8)

@@ -10,7 +10,7 @@ load_from = 'mnv2://ssdlite-coco'
 norm_cfg = dict(momentum=0.03)
 model = dict(neck=dict(norm_cfg=norm_cfg), bbox_head=dict(norm_cfg=norm_cfg))
 
-max_epochs = 10
+max_epochs = 12
 
 # A few minutes leave no time to learn from pictures that are strongly zoomed or cropped.
 train_pipeline = _base_.train_pipeline  # noqa: F821 - mmengine provides it

@@ -53,10 +53,11 @@ class TFAnchorGenerator:
         aspect_ratios: Width over height of the boxes of each map.
         interpolated_ratio: Aspect ratio of one more box at the geometric mean of a map's scale and the
             next; 0 for none.
-        reduce_boxes_in_lowest_layer: Gives the first map three boxes instead: a square one of ``lowest_scale``,
+        reduce_boxes_in_lowest_layer: Gives the first map three boxes instead: a square one of scale 0.1,
             and 2:1 and 1:2 ones of ``min_scale``.
-        lowest_scale: TensorFlow's is always 0.1. To keep a trained detector's anchors in pixels at an input k times
-            as large, divide this and the other two scales by k.
+        reference_size: Shorter side of a picture, in pixels, that the scales refer to; None: the input's own. With
+            the size that a detector was trained at, its boxes keep their pixels at any other: a larger input then
+            finds smaller objects without training.
 
     Raises:
         ValueError: An option is out of range.
@@ -75,7 +76,7 @@ class TFAnchorGenerator:
         aspect_ratios: Sequence[float] = (1.0, 2.0, 0.5, 3.0, 0.3333),
         interpolated_ratio: float = 1.0,
         reduce_boxes_in_lowest_layer: bool = True,
-        lowest_scale: float = 0.1,
+        reference_size: int | None = None,
     ) -> None:
         if num_levels < 2:
             raise ValueError(f'num_levels={num_levels!r}: allowed are numbers from 2')
@@ -83,8 +84,9 @@ class TFAnchorGenerator:
             raise ValueError(
                 f'min_scale={min_scale!r}, max_scale={max_scale!r}: must be above 0 and in this order'
             )
-        if not lowest_scale > 0:
-            raise ValueError(f'lowest_scale={lowest_scale!r}: allowed are numbers above 0')
+        if reference_size is not None and not reference_size > 0:
+            raise ValueError(f'reference_size={reference_size!r}: allowed are None and numbers of pixels above 0')
+        self.reference_size = reference_size
         if not aspect_ratios or min(aspect_ratios) <= 0:
             raise ValueError(f'aspect_ratios={aspect_ratios!r}: allowed are numbers above 0, one or more')
         step = (max_scale - min_scale) / (num_levels - 1)
@@ -92,7 +94,7 @@ class TFAnchorGenerator:
         self.boxes = []  # (scale, aspect ratio) of each box of each map, in TensorFlow's order
         for i, (scale, following) in enumerate(zip(scales, scales[1:])):
             if i == 0 and reduce_boxes_in_lowest_layer:
-                self.boxes.append([(lowest_scale, 1.0), (scale, 2.0), (scale, 0.5)])
+                self.boxes.append([(0.1, 1.0), (scale, 2.0), (scale, 0.5)])
                 continue
             level = [(scale, ratio) for ratio in aspect_ratios]
             if interpolated_ratio > 0:
@@ -128,7 +130,7 @@ class TFAnchorGenerator:
             boxes.
         """
         height, width = image_size
-        shorter = min(image_size)
+        shorter = self.reference_size or min(image_size)
         levels = []
         for (h, w), boxes in zip(featmap_sizes, self.boxes):
             scale, ratio = torch.tensor(boxes, dtype=dtype, device=device).unbind(1)

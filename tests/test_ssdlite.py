@@ -109,14 +109,17 @@ def test_anchors():
     assert sides[-1].tolist() == pytest.approx([160 * 0.95**0.5] * 2, rel=1e-5)
 
 
-def test_anchors_of_a_larger_input_keep_their_pixels_where_all_scales_are_divided():
+def test_anchors_of_a_reference_size_keep_their_pixels_at_any_input():
     maps = [(8, 8), (4, 4), (2, 2), (1, 1), (1, 1), (1, 1)]
     usual = TFAnchorGenerator().grid_priors(maps, (128, 128))
-    halved = TFAnchorGenerator(min_scale=0.1, max_scale=0.475, lowest_scale=0.05).grid_priors(maps, (256, 256))
-    for ours, theirs in zip(usual[:-1], halved):
-        assert torch.allclose(ours[:, 2:] - ours[:, :2], theirs[:, 2:] - theirs[:, :2], rtol=1e-4)
-    with pytest.raises(ValueError, match='lowest_scale=0: allowed are numbers above 0'):
-        TFAnchorGenerator(lowest_scale=0)
+    kept = TFAnchorGenerator(reference_size=128).grid_priors([(2 * h, 2 * w) for h, w in maps], (256, 256))
+    for boxes, level, (h, w) in zip(usual, kept, maps):
+        sides, more = (
+            (x[..., 2:] - x[..., :2]).view(n, m, -1, 2) for x, n, m in ((boxes, h, w), (level, 2 * h, 2 * w))
+        )
+        assert torch.allclose(sides[0, 0], more[-1, -1], rtol=1e-4)
+    with pytest.raises(ValueError, match='reference_size=0: allowed are None and numbers of pixels above 0'):
+        TFAnchorGenerator(reference_size=0)
 
 
 class _Anchors:

@@ -1,0 +1,30 @@
+"""Google's detector where the things to find are small: 512x512, with its anchors' sizes kept in pixels.
+
+    python tools/test.py configs/ssdlite_mnv2_coco_small.py mnv2://ssdlite-coco
+    python tools/test.py configs/ssdlite_mnv2_coco_small.py mnv2://ssdlite-coco --tta
+"""
+
+_base_ = './ssdlite_mnv2_coco_tf.py'
+
+input_size = (512, 512)
+model = dict(bbox_head=dict(anchor_generator=dict(reference_size=300)))
+
+train_pipeline = _base_.train_pipeline  # noqa: F821 - mmengine provides it
+train_pipeline[1] = dict(train_pipeline[1], scale=input_size)
+test_pipeline = _base_.test_pipeline  # noqa: F821
+test_pipeline[1] = dict(type='mnv2_backbone.TFResize', scale=input_size, keep_ratio=False)
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
+
+# --tta looks at 300x300 too, where what is large is found better.
+tta_model = dict(tta_cfg=dict(nms=dict(iou_threshold=0.6), max_per_img=100))
+tta_pipeline = _base_.tta_pipeline  # noqa: F821
+tta_pipeline[1] = dict(
+    tta_pipeline[1],
+    transforms=[
+        [dict(type='mnv2_backbone.TFResize', scale=(side, side), keep_ratio=False) for side in (300, 512)],
+        [dict(type='RandomFlip', prob=0.0)],
+        *tta_pipeline[1]['transforms'][2:],
+    ],
+)

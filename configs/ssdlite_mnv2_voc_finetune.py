@@ -16,3 +16,5 @@ val_dataloader = dict(dataset=dict(voc12, ann_file='VOC2012/ImageSets/Main/val.t
 test_dataloader = dict(dataset=dict(voc07, ann_file='VOC2007/ImageSets/Main/test.txt'))
 test_evaluator = dict(eval_mode='11points')
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
+param_scheduler = _base_.param_scheduler  # noqa: F821 - mmengine provides it
+param_scheduler[1] = dict(param_scheduler[1], T_max=max_epochs, end=max_epochs)

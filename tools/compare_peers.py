@@ -121,6 +121,7 @@ def run(cfg: Config, name: str, seed: int, weights: str, work_dir: Path, no_trai
     state = CheckpointLoader.load_checkpoint(weights, map_location='cpu')['state_dict']
     state = NETWORKS[cfg.default_scope][name](cfg, state)
     cfg.work_dir, cfg.experiment_name = str(work_dir), f'{name}_{seed}_{time.time_ns()}'
+    cfg.visualizer.name = cfg.experiment_name  # one of the same name would go on writing into the first run's log
     cfg.randomness = dict(seed=seed)
     work_dir.mkdir(parents=True, exist_ok=True)
     cfg.load_from = str(work_dir / 'start.pth')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -60,6 +61,11 @@ def broken(turns, **_):
 
 def dying(turns, **_):
     os._exit(3)
+
+
+def large(turns, **_):
+    turns.begin()
+    os.kill(os.getpid(), 9)
 '''
 
 
@@ -94,6 +100,7 @@ def test_variants_take_turns(fakes):
         Variant('backbone', 'timm', 'fp32', 'fake_variants:poor'),
         Variant('backbone', 'mmseg', 'fp32', 'fake_variants:broken'),
         Variant('backbone', 'mmdet', 'fp32', 'fake_variants:dying'),
+        Variant('backbone', 'ours-deployed', 'fp32', 'fake_variants:large'),
         Variant('backbone', 'torchvision', 'fp32', 'fake_variants:sleeper', dict(name='b', seconds=0.04)),
     ]
     common = dict(folder=fakes, device='cpu')
@@ -103,6 +110,8 @@ def test_variants_take_turns(fakes):
         'backbone: no timm, fp32: no_such_library is not installed',
         'backbone: mmseg, fp32 failed: ValueError: out of order',
         'backbone: mmdet, fp32 failed: the process ended with status 3',
+        'backbone: ours-deployed, fp32 failed: the process ended with status -9: killed, as by a system that is short '
+        'of memory',
     ]
     a, b = rows
     assert (a.name, b.name) == ('ours-trained', 'torchvision')
@@ -294,3 +303,9 @@ def test_workers_tell_what_went_wrong(fakes):
         with Worker(f'fake_variants:{function}', {}, 1, fakes / 'log') as worker, pytest.raises(kind):
             worker.ready()
     assert 'out of order' in (fakes / 'log').read_text()
+    options = dict(folder=fakes, name='a', seconds=0.001)
+    with Worker('fake_variants:sleeper', options, 1, fakes / 'log') as worker:
+        worker.ready()
+        os.kill(worker._process.pid, signal.SIGKILL)  # between its turns
+        with pytest.raises(Failed, match='short of memory'):
+            worker.turn(1)

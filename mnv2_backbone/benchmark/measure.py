@@ -101,8 +101,15 @@ def run_task(
         rounds = -(-repeats // (turn - cold))
         for number in range(rounds):
             say(f'{variants[0].task}: round {number + 1} of {rounds}')
-            for one in running:
-                one.times += one.worker.turn(turn)[cold:]
+            for one in tuple(running):
+                try:
+                    one.times += one.worker.turn(turn)[cold:]
+                except Failed as error:
+                    if one.variant is product:
+                        raise
+                    running.remove(one)
+                    lines.append(f'{one.variant.task}: {one.variant.name}, {one.variant.precision} failed: {error}')
+                    continue
                 one.peak = max(one.peak or 0, one.worker.peak_bytes() or 0) or None
     machine, *measured = running
     rate = machine.facts['madds'] / float(np.median(machine.times))

@@ -125,7 +125,8 @@ class Worker:
             Failed: It broke down.
         """
         self._signal(signal.SIGCONT)
-        self._connection.send(iterations)
+        with suppress(BrokenPipeError):  # it has ended: what it was is told below
+            self._connection.send(iterations)
         times: list[float] = self._receive()
         self._stop()
         return times
@@ -172,7 +173,9 @@ class Worker:
         try:
             kind, content = self._connection.recv()
         except (EOFError, ConnectionError) as error:
-            raise Failed(f'the process ended with status {self._process.wait()}') from error
+            status = self._process.wait()
+            why = ': killed, as by a system that is short of memory' if status == -signal.SIGKILL else ''
+            raise Failed(f'the process ended with status {status}{why}') from error
         if kind == 'missing':
             raise Missing(f'{content} is not installed', name=content)
         if kind == 'failed':

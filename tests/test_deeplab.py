@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -310,6 +311,22 @@ def test_train_and_test_as_typed(toy, tmp_path):
         assert mask.size == Image.open(toy / 'val' / path.with_suffix('.jpg').name).size
         assert (np.asarray(mask.convert('RGB')) == palette[np.asarray(mask)]).all()
     assert len(list((tmp_path / 'drawn').rglob('*.png'))) == 3
+
+
+def test_peers_are_trained_alike(toy, tmp_path):
+    ours = MODELS.build(config('deeplabv3lite_mnv2_demo', model__backbone__widen_factor=0.35).model)
+    kept = {key: value for key, value in ours.state_dict().items() if key.startswith('backbone.')}
+    torch.save(dict(state_dict=kept), tmp_path / 'start.pth')
+    run = tool('compare_peers.py', tmp_path / 'start.pth', '--seeds', 3, '--work-dir', tmp_path, data_root=toy)
+    assert run.returncode == 0, run.stderr
+    lines = [line.split(', seed 3: ') for line in run.stdout.splitlines() if ', seed 3: ' in line]
+    assert [name for name, _ in lines] == ['ours', 'mmseg']
+    for name, line in lines:
+        scores = json.loads((tmp_path / f'{name}_seed3/scores.json').read_text())
+        assert json.loads(line) == scores
+        assert scores['val'] == scores['test'] and 0 <= scores['test']['mIoU'] <= 100  # of the same pictures
+        (log,) = (tmp_path / f'{name}_seed3').glob('*/vis_data/scalars.json')  # each run has its own
+        assert [entry for entry in map(json.loads, log.read_text().splitlines()) if 'mIoU' in entry]
 
 
 def test_wrong_labels_stop_the_run_with_one_line(tmp_path):

@@ -143,8 +143,8 @@ def run(cfg: Config, name: str, seed: int, weights: str, work_dir: Path, no_trai
         runner.train()
         hub = runner.message_hub.log_scalars
         found = {key.removeprefix('val/'): log.current() for key, log in hub.items() if key.startswith('val/')}
-        scores['val'] = {key: value for key, value in found.items() if 'time' not in key}
-    scores['test'] = runner.test()
+        scores['val'] = {key: float(value) for key, value in found.items() if 'time' not in key}
+    scores['test'] = {key: float(value) for key, value in runner.test().items()}
     scores['seconds'] = round(time.monotonic() - began)
     with whole_file(work_dir / 'scores.json') as draft:
         draft.write_text(json.dumps(scores, indent=1) + '\n')

@@ -9,6 +9,8 @@ data_root = 'data/BCCD/'
 data = dict(data_root=data_root, metainfo=dict(classes=('RBC', 'WBC', 'Platelets')))
 
 model = dict(bbox_head=dict(num_classes=3))
-train_dataloader = dict(dataset=dict(data, ann_file='ImageSets/Main/trainval.txt'))
+train_pipeline = _base_.train_pipeline  # noqa: F821 - mmengine provides it
+train_pipeline.insert(2, dict(type='RandomFlip', prob=0.5, direction='vertical'))  # under a microscope nothing is upright
+train_dataloader = dict(dataset=dict(data, ann_file='ImageSets/Main/trainval.txt', pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(data, ann_file='ImageSets/Main/test.txt'))
 test_dataloader = val_dataloader

@@ -8,7 +8,7 @@ AP50 0.64 on the held-out pictures after 6 epochs, 311 s without bfloat16.
 _base_ = [
     './_base_/models/ssdlite_mnv2.py',
     './_base_/datasets/toy_detection.py',
-    './_base_/schedules/short_adamw.py',
+    './_base_/schedules/ssdlite_adamw.py',
     './_base_/default_runtime.py',
 ]
 

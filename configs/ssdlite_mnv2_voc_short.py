@@ -8,7 +8,7 @@ Trained on VOC 2012 train, validated on its val, tested on VOC 2007 test.
 _base_ = [
     './_base_/models/ssdlite_mnv2.py',
     './_base_/datasets/voc_detection.py',
-    './_base_/schedules/short_adamw.py',
+    './_base_/schedules/ssdlite_adamw.py',
     './_base_/default_runtime.py',
 ]
 model = dict(bbox_head=dict(num_classes=20))

@@ -1,4 +1,4 @@
-"""A short schedule for a few hundred pictures: AdamW, warm-up over 40 iterations, cosine."""
+"""AdamW, a warm-up and a cosine; the length is that for a few hundred pictures, longer schedules set it."""
 
 max_epochs = 6
 

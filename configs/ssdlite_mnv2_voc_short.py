@@ -16,8 +16,11 @@ model = dict(bbox_head=dict(num_classes=20))
 # A few epochs leave no time to learn from pictures that are strongly zoomed or cropped.
 train_pipeline = _base_.train_pipeline  # noqa: F821 - mmengine provides it
 train_pipeline[1] = dict(train_pipeline[1], expand=None, crop=dict(min_ious=(0.5, 0.7, 0.9), min_crop_size=0.5))
+# Small batches: twice the steps in the same time.
+optim_wrapper = dict(optimizer=dict(lr=1e-3))
+auto_scale_lr = dict(base_batch_size=8)
 train_dataloader = dict(
-    batch_size=16,
+    batch_size=8,
     num_workers=2,
     dataset=dict(
         _delete_=True,

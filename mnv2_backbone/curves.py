@@ -101,6 +101,7 @@ def _panels() -> tuple[Any, Any]:
     left, right = figure.subplots(1, 2)
     left.set(xlabel='iteration', ylabel='loss', title='training loss')
     right.set(xlabel='epoch', ylabel='score', title='held-out pictures')
+    right.locator_params(axis='x', integer=True)  # no half epochs
     return figure, (left, right)
 
 

@@ -94,11 +94,12 @@ def test_logs_of_trainings_give_figures_and_curves(tool, tmp_path):
         log.parent.mkdir(parents=True)
         rows = [dict(loss=9.0, iter=10, step=10), dict(mIoU=20.0, step=1), dict(loss=5.0, iter=20, step=20)]
         log.write_text('\n'.join(map(json.dumps, [*rows, dict(mIoU=end, step=2)])) + '\n')
-    (tmp_path / 'runs/seeds/done_0.json').write_text(json.dumps(dict(seconds=5, machine='m')))
     document = json.loads(json.dumps(DOCUMENT))
     document['tasks'][0]['curves'] = dict(picture='c.png', score='mIoU', runs={'ours': 'seeds/ours_seed*'})
     document['experiments'][1]['figures'][0].update(scores='ours_seed*/*/vis_data/scalars.json', key='mIoU')
     (tmp_path / 'experiments.yml').write_text(yaml.safe_dump(document))
+    assert tool('table') == 0 and not (tmp_path / 'c.png').exists()  # it has not come to its end
+    (tmp_path / 'runs/seeds/done_0.json').write_text(json.dumps(dict(seconds=5, machine='m')))
     assert tool('table') == 0
     (row,) = json.loads((tmp_path / 'results.json').read_text())
     assert (row['mean'], row['runs']) == (45, 2)

@@ -48,8 +48,7 @@ def run(experiment: Mapping[str, Any]) -> None:
     """Runs the commands of an experiment, one after the other; those that were ended well are not run again."""
     folder = RUNS / experiment['name']
     folder.mkdir(parents=True, exist_ok=True)
-    for number, command in enumerate(experiment['commands']):
-        done = folder / f'done_{number}.json'
+    for number, (command, done) in enumerate(zip(experiment['commands'], marks(experiment))):
         if done.is_file():
             continue
         print(f'{experiment["name"]}: {command}', flush=True)
@@ -84,13 +83,17 @@ def identity(experiment: Mapping[str, Any], figure: Mapping[str, Any]) -> dict[s
     return dict(zip(IDENTITY, values))
 
 
+def marks(experiment: Mapping[str, Any]) -> list[Path]:
+    """What its commands leave when they end well."""
+    return [RUNS / experiment['name'] / f'done_{number}.json' for number in range(len(experiment['commands']))]
+
+
 def figures(experiment: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The figures of an experiment, from its logs; none where it has not been run to its end here."""
     folder = RUNS / experiment['name']
-    marks = [folder / f'done_{number}.json' for number in range(len(experiment['commands']))]
-    if not all(mark.is_file() for mark in marks):
+    if not all(mark.is_file() for mark in marks(experiment)):
         return []
-    facts = [json.loads(mark.read_text()) for mark in marks]
+    facts = [json.loads(mark.read_text()) for mark in marks(experiment)]
     rows = []
     for figure in experiment['figures']:
         files = sorted(folder.glob(figure['scores']))
@@ -157,11 +160,12 @@ def as_markdown(document: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
     return '\n\n'.join(parts) + '\n'
 
 
-def draw(task: Mapping[str, Any]) -> None:
+def draw(task: Mapping[str, Any], experiments: list[dict[str, Any]]) -> None:
     """Draws the curves of a task, where the logs of all its runs are here."""
     curves = task['curves']
-    runs = {name: sorted(RUNS.glob(folders)) for name, folders in curves['runs'].items()}
-    if all(runs.values()):
+    sources = {folders.partition('/')[0] for folders in curves['runs'].values()}
+    if all(mark.is_file() for one in experiments if one['name'] in sources for mark in marks(one)):
+        runs = {name: sorted(RUNS.glob(folders)) for name, folders in curves['runs'].items()}
         compare_curves(runs, curves['score'], DOCS / curves['picture'])
 
 
@@ -187,7 +191,7 @@ def main() -> int:
         rows = collect(experiments, json.loads(path.read_text()) if path.is_file() else [])
         for task in document['tasks']:
             if 'curves' in task:
-                draw(task)
+                draw(task, experiments)
     except UserError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2

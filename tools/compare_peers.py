@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.hub import get_config
-from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
 from torch import Tensor, nn
 
 from mnv2_backbone import feature_info
@@ -144,6 +144,9 @@ def run(cfg: Config, name: str, seed: int, weights: str, work_dir: Path, no_trai
         hub = runner.message_hub.log_scalars
         found = {key.removeprefix('val/'): log.current() for key, log in hub.items() if key.startswith('val/')}
         scores['val'] = {key: float(value) for key, value in found.items() if 'time' not in key}
+        # A second run of a runner starts mmengine's EMAHook anew: what it averaged is in the checkpoint.
+        saved = CheckpointLoader.load_checkpoint(find_latest_checkpoint(str(work_dir)), map_location='cpu')
+        runner.model.load_state_dict(saved['state_dict'])
     scores['test'] = {key: float(value) for key, value in runner.test().items()}
     scores['seconds'] = round(time.monotonic() - began)
     with whole_file(work_dir / 'scores.json') as draft:

@@ -314,7 +314,7 @@ def test_train_and_test_as_typed(toy, tmp_path):
 
 
 def test_peers_are_trained_alike(toy, tmp_path):
-    ours = MODELS.build(config('deeplabv3lite_mnv2_demo', model__backbone__widen_factor=0.35).model)
+    ours = network('deeplabv3lite_mnv2_demo', model__backbone__widen_factor=0.35)
     kept = {key: value for key, value in ours.state_dict().items() if key.startswith('backbone.')}
     torch.save(dict(state_dict=kept), tmp_path / 'start.pth')
     run = tool('compare_peers.py', tmp_path / 'start.pth', '--seeds', 3, '--work-dir', tmp_path, data_root=toy)

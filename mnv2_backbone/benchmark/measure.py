@@ -85,6 +85,10 @@ def run_task(
     lines: list[str] = []
     running: list[Measured] = []
     product = Variant(variants[0].task, 'matrix product', 'fp32', 'machine:matrix_product')
+
+    def note(variant: Variant, error: Failed) -> None:
+        lines.append(f'{variant.task}: {variant.name}, {variant.precision} failed: {error}')
+
     with ExitStack() as stack:
         for variant in (product, *variants):
             say(f'{variant.task}: starting {variant.name}, {variant.precision}')
@@ -96,7 +100,7 @@ def run_task(
             except Missing as error:
                 lines.append(f'{variant.task}: no {variant.name}, {variant.precision}: {error}')
             except Failed as error:
-                lines.append(f'{variant.task}: {variant.name}, {variant.precision} failed: {error}')
+                note(variant, error)
         turn, cold = TRAINING_TURN if variants[0].task == 'train' else TURN
         rounds = -(-repeats // (turn - cold))
         for number in range(rounds):
@@ -108,7 +112,7 @@ def run_task(
                     if one.variant is product:
                         raise
                     running.remove(one)
-                    lines.append(f'{one.variant.task}: {one.variant.name}, {one.variant.precision} failed: {error}')
+                    note(one.variant, error)
                     continue
                 one.peak = max(one.peak or 0, one.worker.peak_bytes() or 0) or None
     machine, *measured = running

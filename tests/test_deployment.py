@@ -18,11 +18,12 @@ from mmseg.structures import SegDataSample
 
 import mnv2_backbone
 from mnv2_backbone import MobileNetV2
+from mnv2_backbone.deployment import engines
 from mnv2_backbone.deployment.deployed import deploy
-from mnv2_backbone.deployment.engines import run_with
 from mnv2_backbone.deployment.fold import fold_norms, settle_padding
 from mnv2_backbone.deployment.postprocess import thin_out
 from mnv2_backbone.layers import ConvNormAct
+from mnv2_backbone.runtime.amp import multiplies_bfloat16
 
 
 def disturb(model, seed=0):
@@ -109,14 +110,16 @@ def test_a_deployed_detector_finds_what_the_trained_one_finds(name):
     torch.testing.assert_close(boxes[0], wanted, atol=1e-3, rtol=1e-4)
 
 
-@pytest.mark.parametrize('engine', ['auto', 'inductor'])
+@pytest.mark.parametrize('engine', ['auto', 'openvino', 'inductor'])
 def test_engines_change_nothing_but_the_time(engine):
+    if engine == 'openvino':
+        pytest.importorskip('openvino', reason='this engine needs pip install .[export]')
     model, cfg = build('ssdlite_mnv2_coco_tf.py', 'mmdet')
     image = picture(64, 64)
     plain = deploy(model, cfg, size=(64, 64), engine='eager')
     fast = mnv2_backbone.deploy(model, cfg, size=(64, 64), engine=engine)
     assert not isinstance(fast.network, type(plain.network))
-    batch = torch.from_numpy(np.stack([image] * (3 if engine == 'auto' else 1))).float()
+    batch = torch.from_numpy(np.stack([image] * (1 if engine == 'inductor' else 3))).float()
     with torch.no_grad():
         for got, want in zip(fast.network(batch), plain.network(batch)):
             torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
@@ -127,7 +130,7 @@ def test_without_a_compiler_the_folded_network_is_used(caplog):
     # torch's own way to change them for a while: pytest's leaves them deleted
     without = torch._inductor.config.patch({'cpp.cxx': ('/no/such/compiler',), 'force_disable_caches': True})
     with without, caplog.at_level(logging.WARNING):
-        assert run_with('inductor', network, torch.rand(1, 3, 9, 11)) is network
+        assert engines.run_with('inductor', network, torch.rand(1, 3, 9, 11)) is network
 
 
 def test_bfloat16_keeps_anchors_and_boxes_in_float32():
@@ -140,6 +143,20 @@ def test_bfloat16_keeps_anchors_and_boxes_in_float32():
     assert boxes16.dtype == scores16.dtype == torch.float32
     assert 0 < (scores - scores16).abs().max() < 0.02
     assert (boxes - boxes16).abs().quantile(0.99) < 2
+
+
+@pytest.mark.parametrize('engine', ['auto', 'eager'])
+def test_a_backbone_in_bfloat16_takes_and_gives_float32(engine):
+    net = disturb(MobileNetV2(widen_factor=0.35, out_indices=('layer_4', 'layer_19')))
+    half = deploy(net, size=(64, 96), precision='bf16', engine=engine)
+    rounds = engine == 'eager' or multiplies_bfloat16('cpu')  # OpenVINO computes in float32 elsewhere
+    for size in ((64, 96), (75, 50)):
+        x = torch.rand(2, 3, *size) * 2 - 1
+        with torch.no_grad():
+            for got, want in zip(half(x), net(x)):
+                assert got.dtype == torch.float32
+                error = float((got - want).abs().max() / want.abs().max())
+                assert (1e-4 if rounds else 0) < error < 0.05
 
 
 def test_a_deployed_segmenter_gives_the_trained_one_s_labels():
@@ -212,8 +229,13 @@ def test_thinning_out_is_the_trained_model_s(seed, anchors, thr, pre):
 @pytest.mark.parametrize(
     ('change', 'options', 'words'),
     [
-        ({}, dict(engine='steam'), "engine='steam': allowed are auto, onnxruntime, inductor, eager"),
-        ({}, dict(precision='int4'), "precision='int4': allowed are 'fp32' and 'bf16'"),
+        ({}, dict(engine='steam'), "engine='steam': allowed for fp32 are auto, onnxruntime, openvino, inductor, eager"),
+        (
+            {},
+            dict(engine='onnxruntime', precision='bf16'),
+            "engine='onnxruntime': allowed for bf16 are auto, openvino, inductor, eager",
+        ),
+        ({}, dict(precision='int4'), "precision='int4': allowed are 'fp32', 'bf16'"),
         ({'test_dataloader.dataset.pipeline.1.keep_ratio': True}, {}, 'the test pipeline has'),
     ],
 )
@@ -223,3 +245,10 @@ def test_what_cannot_be_deployed_is_said(change, options, words):
         deploy(model, cfg, **options)
     with pytest.raises(ValueError, match='size: a bare backbone needs'):
         deploy(model.backbone)
+
+
+def test_an_engine_that_is_not_installed_is_named_with_the_way_out(monkeypatch):
+    monkeypatch.setitem(engines.LIBRARIES, 'openvino', ('no_such_library',))
+    with pytest.raises(ValueError, match=r"engine='openvino' needs no_such_library: pip install .*\[export\]"):
+        deploy(MobileNetV2(), size=(32, 32), engine='openvino')
+    assert engines.choose_engine('auto', 'bf16') == 'inductor'

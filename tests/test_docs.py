@@ -190,7 +190,7 @@ def stand_in(workshop, monkeypatch):
     """Weights by name are random ones, nothing is fetched; the current folder is the workshop."""
     monkeypatch.chdir(workshop)
     monkeypatch.setattr('mnv2_backbone.weights.fetch.obtain', lambda name: workshop / f'{name}.pth')
-    monkeypatch.setattr('mnv2_backbone.deployment.deployed.run_with', lambda engine, network, sample: network)
+    monkeypatch.setattr('mnv2_backbone.deployment.deployed.run_with', lambda engine, network, *_: network)
     with DefaultScope.overwrite_default_scope('mmdet'):
         yield workshop
 

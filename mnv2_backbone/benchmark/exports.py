@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,27 +37,24 @@ def backbone_onnx(turns: Any, folder: Path, target: Path, **_: Any) -> None:
 
 
 def backbone_onnx_int8(turns: Any, folder: Path, source: Path, target: Path, **_: Any) -> None:
-    """The same in whole numbers for ONNX Runtime, by its own quantizer, a scale for each channel of weights."""
+    """The same in whole numbers, as whole networks are quantized for ONNX Runtime."""
     import onnx
-    from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            name = onnx.load(source).graph.input[0].name
-            self.samples = iter([{name: x[None]} for x in np.load(folder / 'normalised.npy')])
+    from ..deployment.quantize import quantize_onnx
 
-        def get_next(self) -> Mapping[str, np.ndarray] | None:
-            return next(self.samples, None)
-
-    quantize_static(source, target, Reader(), per_channel=True)
+    onnx.save(quantize_onnx(onnx.load(source), _calibration(folder)), target)
     turns.begin()
 
 
 def backbone_openvino_int8(turns: Any, folder: Path, source: Path, target: Path, **_: Any) -> None:
-    """The same in whole numbers for OpenVINO, by NNCF."""
-    import nncf
+    """The same in whole numbers, as whole networks are quantized for OpenVINO."""
     import openvino
 
-    samples = [x[None] for x in np.load(folder / 'normalised.npy')]
-    openvino.save_model(nncf.quantize(openvino.Core().read_model(source), nncf.Dataset(samples)), target)
+    from ..deployment.quantize import quantize_openvino
+
+    openvino.save_model(quantize_openvino(openvino.Core().read_model(source), _calibration(folder)), target)
     turns.begin()
+
+
+def _calibration(folder: Path) -> list[np.ndarray]:
+    return [x[None] for x in np.load(folder / 'normalised.npy')]

@@ -108,8 +108,7 @@ def backbone_deployed(turns: Any, folder: Path, precision: str, **_: Any) -> Non
 
     x = torch.from_numpy(np.load(folder / 'normalised.npy')[:1])
     network: Any = deploy(trained_backbone(folder), size=(x.shape[2], x.shape[3]), precision=precision)
-    x = x.bfloat16() if precision == 'bf16' else x
-    turns.loop(lambda: network(x), output=network(x)[0].float().numpy())
+    turns.loop(lambda: network(x), output=network(x)[0].numpy())
 
 
 def backbone_onnxruntime(turns: Any, folder: Path, precision: str, **_: Any) -> None:
@@ -130,15 +129,12 @@ def backbone_openvino(turns: Any, folder: Path, precision: str, **_: Any) -> Non
     """The backbone exported to ONNX, in OpenVINO."""
     import openvino
 
+    from ..deployment.runtimes import openvino_options
+
     source = written(folder / 'backbone.onnx', 'backbone_onnx', folder=folder)
     if precision == 'int8':
         source = written(folder / 'backbone_int8.xml', 'backbone_openvino_int8', folder=folder, source=source)
-    options = {
-        'INFERENCE_NUM_THREADS': torch.get_num_threads(),
-        'INFERENCE_PRECISION_HINT': 'bf16' if precision == 'bf16' else 'f32',
-        'PERFORMANCE_HINT': 'LATENCY',
-    }
-    network = openvino.Core().compile_model(source, 'CPU', options)
+    network = openvino.Core().compile_model(source, 'CPU', openvino_options(precision, torch.get_num_threads()))
     x = np.load(folder / 'normalised.npy')[:1]
     turns.loop(lambda: network(x), output=network(x)[0].copy())
 

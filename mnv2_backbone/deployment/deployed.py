@@ -14,9 +14,9 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ..backbone import MobileNetV2
-from .engines import run_with
+from .engines import choose_engine, run_with
 from .fold import fold_norms, settle_padding
-from .network import Detector, Segmenter, to_bfloat16
+from .network import Detector, Segmenter
 from .postprocess import thin_out
 from .recipe import Recipe
 
@@ -30,15 +30,16 @@ class OneSize(nn.Module):
         network: Takes any size.
         sample: An input of the size to be fast on.
         engine: What runs it on that size; see :func:`mnv2_backbone.deployment.engines.run_with`.
+        precision: ``'fp32'`` or ``'bf16'``.
     """
 
-    def __init__(self, network: nn.Module, sample: Tensor, engine: str = 'auto') -> None:
+    def __init__(self, network: nn.Module, sample: Tensor, engine: str = 'auto', precision: str = 'fp32') -> None:
         super().__init__()
-        self.network = network
+        self.network = run_with('eager', network, sample, precision)
         self.shape = tuple(sample.shape[1:])
         settled = copy.deepcopy(network)
         settle_padding(settled, sample)
-        self.fast = run_with(engine, settled, sample)
+        self.fast = run_with(engine, settled, sample, precision)
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Any:
@@ -122,8 +123,9 @@ def deploy(
     """Turns a trained model into its fastest form within this process, for CPUs.
 
     Batch norms and the input's normalisation are folded into the convolutions, TensorFlow's uneven padding becomes the
-    convolutions' own, the memory format is channels last, and the network is run by ONNX Runtime where it is installed
-    or else compiled where there is a C++ compiler. The model itself stays as it is; outputs are within 1e-4 of its.
+    convolutions' own, the memory format is channels last, and the network is run by ONNX Runtime or OpenVINO where they
+    are installed, or else compiled where there is a C++ compiler. The model itself stays as it is; outputs in float32
+    are within 1e-4 of its.
 
     Args:
         model: :class:`mnv2_backbone.MobileNetV2`, or an ``SSDLite`` or ``DeepLab`` of this package.
@@ -131,8 +133,10 @@ def deploy(
             ``init_model`` set.
         size: (height, width) of the network's input; that of the config's test pipeline by default. For a bare
             backbone it has to be given. Inputs of other sizes work too for backbones and segmenters, but slower.
-        precision: ``'fp32'``, or ``'bf16'`` where the processor multiplies bfloat16.
-        engine: ``'onnxruntime'``, ``'inductor'``, ``'eager'``, or ``'auto'`` for the first of them that is at hand.
+        precision: ``'fp32'``, or ``'bf16'`` where the processor multiplies bfloat16; what goes in and comes out stays
+            as it is.
+        engine: ``'onnxruntime'`` (float32 only), ``'openvino'``, ``'inductor'``, ``'eager'``, or ``'auto'`` for the
+            first of them that is at hand; in bfloat16 that is OpenVINO.
 
     Returns:
         For a backbone a module that takes what it takes; else a :class:`DeployedDetector` or
@@ -146,34 +150,25 @@ def deploy(
         >>> detect = deploy(init_detector('configs/ssdlite_mnv2_coco_tf.py', 'mnv2://ssdlite-coco', device='cpu'))
         >>> detect([picture])[0].bboxes
     """
-    if precision not in ('fp32', 'bf16'):
-        raise ValueError(f"precision={precision!r}: allowed are 'fp32' and 'bf16'")
+    engine = choose_engine(engine, precision)
     if isinstance(model, MobileNetV2):
         if size is None:
             raise ValueError('size: a bare backbone needs the (height, width) to be fast on')
-        network = fold_norms(model)
-        sample = torch.zeros(1, 3, *size)
-        if precision == 'bf16':
-            network, sample = network.bfloat16(), sample.bfloat16()
-        return OneSize(network, sample, engine)
+        return OneSize(fold_norms(model), torch.zeros(1, 3, *size), engine, precision)
     cfg = cfg or getattr(model, 'cfg', None)
     if cfg is None:
         raise ValueError('cfg: the model has no cfg of its own, give the config it was built from')
     recipe = Recipe.from_config(cfg)
     if recipe.task == 'segment':
         segmenter = Segmenter(model)
-        if precision == 'bf16':
-            to_bfloat16(segmenter)
         sample = torch.zeros(1, *(size or segmenter.least), 3, dtype=torch.uint8)
-        return DeployedSegmenter(OneSize(segmenter, sample, engine), segmenter.labels, recipe)
+        return DeployedSegmenter(OneSize(segmenter, sample, engine, precision), segmenter.labels, recipe)
     size = size or recipe.size
     if size is None:
         raise ValueError('size: the test pipeline does not resize to a fixed size, give the one to be fast on')
     recipe = replace(recipe, size=size)
     detector = Detector(model, size)
-    if precision == 'bf16':
-        to_bfloat16(detector)
     dtype = torch.uint8 if recipe.sampling == 'opencv' else torch.float32
     sample = torch.zeros(1, *size, 3, dtype=dtype)
     settle_padding(detector, sample)
-    return DeployedDetector(run_with(engine, detector, sample), recipe)
+    return DeployedDetector(run_with(engine, detector, sample, precision), recipe)

@@ -17,7 +17,7 @@ from ..files import whole_file
 from .exported import Exported
 from .formats import Whole, write_onnx, write_openvino, write_pt2
 from .manifest import Manifest
-from .network import Detector, Segmenter, Size, to_bfloat16
+from .network import Detector, Segmenter, Size, in_bfloat16
 from .quantize import find_pictures, read_pictures
 from .recipe import Recipe, as_palette
 from .trained import load_trained
@@ -159,5 +159,5 @@ def _whole(model: torch.nn.Module, recipe: Recipe, wish: Wish) -> Whole:
         network = Segmenter(model, recipe.size)
         whole = WholeSegmenter(network, recipe)
     if wish.format == 'pt2' and wish.precision == 'bf16':
-        to_bfloat16(network)
+        in_bfloat16(network)
     return whole

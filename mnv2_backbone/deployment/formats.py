@@ -15,20 +15,15 @@ from ..errors import UserError
 from . import whole
 from .manifest import KEY, Manifest
 from .quantize import quantize_onnx, quantize_openvino
+from .trace import traced
 from .whole import WholeDetector, WholeSegmenter
 
 Whole = WholeDetector | WholeSegmenter
 
 
-def traced(network: Whole) -> torch.export.ExportedProgram:
+def of_any_size(network: Whole) -> torch.export.ExportedProgram:
     """Traces a whole network, free in the number and the size of the pictures."""
-    # channels last in memory only says how PyTorch computes; to the tracer it is a condition on sizes
-    network.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stubs lack it
-    free = {axis: torch.export.Dim.DYNAMIC for axis in range(3)}
-    # two pictures: the tracer takes a size of one for a constant
-    sample = torch.zeros(2, 300, 420, 3, dtype=torch.uint8)
-    with torch.no_grad():
-        return torch.export.export(network, (sample,), dynamic_shapes=(free,))
+    return traced(network, torch.zeros(2, 300, 420, 3, dtype=torch.uint8), (0, 1, 2))
 
 
 def to_onnx(network: Whole) -> Any:
@@ -41,7 +36,7 @@ def to_onnx(network: Whole) -> Any:
         ``onnx.ModelProto``, its inputs and outputs named as the network says.
     """
     program: Any = torch.onnx.export(
-        traced(network),
+        of_any_size(network),
         (),
         dynamo=True,
         input_names=list(network.inputs),
@@ -127,7 +122,7 @@ def write_pt2(network: Whole, path: Path, manifest: Manifest, pictures: Sequence
         UserError: It cannot be compiled, mostly because there is no C++ compiler.
     """
     own = torch.ops.mnv2_backbone
-    program = traced(network).run_decompositions(
+    program = of_any_size(network).run_decompositions(
         {own.conv_same.default: whole.conv_same_by_torch, own.bilinear.default: whole.bilinear_by_torch}
     )
     options = {'aot_inductor.metadata': {KEY: manifest.to_json()}}

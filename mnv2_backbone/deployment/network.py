@@ -103,7 +103,7 @@ class Detector(nn.Module):
             boxes (N, anchors, 4): x1, y1, x2, y2 in pixels, not yet thinned out; scores (N, anchors, classes).
         """
         logits, codes = self.raw(pictures)
-        return self.decode(self.anchors.expand(len(codes), -1, -1), codes), self.head.scores(logits)
+        return self.decode(self.anchors.expand(codes.shape[0], -1, -1), codes), self.head.scores(logits)
 
     def raw(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures as for :meth:`forward` to logits (N, anchors, classes + 1) and box codes (N, anchors, 4)."""
@@ -163,7 +163,30 @@ class Segmenter(nn.Module):
         return logits.argmax(1).to(torch.uint8)
 
 
-def to_bfloat16(network: Detector | Segmenter) -> None:
-    """Computes the layers in bfloat16; anchors, boxes and label maps stay in float32."""
+class HalfBackbone(nn.Module):
+    """A backbone that computes in bfloat16 and takes and gives float32.
+
+    Args:
+        backbone: Changed in place.
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone.bfloat16()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(N, 3, H, W) to the backbone's outputs."""
+        return tuple(y.float() for y in self.backbone(x.bfloat16()))
+
+
+def in_bfloat16(network: nn.Module) -> nn.Module:
+    """The same network in bfloat16; what it takes, anchors, boxes, scores and a backbone's maps stay in float32.
+
+    Args:
+        network: :class:`Detector`, :class:`Segmenter` or a backbone; changed in place.
+    """
+    if not isinstance(network, (Detector, Segmenter)):
+        return HalfBackbone(network)
     for part in network.children():
         part.bfloat16()
+    return network

@@ -60,11 +60,11 @@ def read_pictures(files: Iterable[Path]) -> list[np.ndarray]:
 
 
 def quantize_onnx(model: Any, pictures: Sequence[np.ndarray]) -> Any:
-    """Quantizes an ONNX graph of a whole network with ONNX Runtime: static, QDQ, weights for each channel.
+    """Quantizes an ONNX graph with ONNX Runtime: static, QDQ, weights for each channel.
 
     Args:
-        model: ``onnx.ModelProto``.
-        pictures: (1, H, W, 3) each, what values are measured on.
+        model: ``onnx.ModelProto`` of one input; changed.
+        pictures: Inputs of one picture each, what values are measured on.
 
     Returns:
         The quantized ``onnx.ModelProto``.
@@ -74,11 +74,10 @@ def quantize_onnx(model: Any, pictures: Sequence[np.ndarray]) -> Any:
 
     class Reader(quantization.CalibrationDataReader):
         def __init__(self) -> None:
-            self.pictures = iter(pictures)
+            self.feeds = iter({model.graph.input[0].name: picture} for picture in pictures)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
-            picture = next(self.pictures, None)
-            return None if picture is None else {'pictures': picture}
+            return next(self.feeds, None)
 
     # The exporter has done what ONNX Runtime would advise to do before.
     quantization.quant_utils.add_pre_process_metadata(model)
@@ -108,11 +107,11 @@ def quantize_onnx(model: Any, pictures: Sequence[np.ndarray]) -> Any:
 
 
 def quantize_openvino(model: Any, pictures: Sequence[np.ndarray]) -> Any:
-    """Quantizes an OpenVINO graph of a whole network with NNCF, after training, weights for each channel.
+    """Quantizes an OpenVINO graph with NNCF, after training, weights for each channel.
 
     Args:
-        model: ``openvino.Model``.
-        pictures: (1, H, W, 3) each, what values are measured on.
+        model: ``openvino.Model`` of one input.
+        pictures: Inputs of one picture each, what values are measured on.
 
     Returns:
         The quantized ``openvino.Model``.

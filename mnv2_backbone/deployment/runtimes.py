@@ -51,6 +51,19 @@ class OnnxRuntime(Runtime):
         return outputs
 
 
+def openvino_options(precision: str, threads: int | None) -> dict[str, Any]:
+    """What OpenVINO compiles a model for the CPU with.
+
+    Args:
+        precision: Of what is not in whole numbers: ``'bf16'``, or anything else for float32.
+        threads: Of the processor; OpenVINO's default where None.
+    """
+    # By itself OpenVINO computes in bfloat16 wherever the processor can.
+    hint = 'bf16' if precision == 'bf16' else 'f32'
+    options: dict[str, Any] = {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': hint}
+    return {**options, 'INFERENCE_NUM_THREADS': threads} if threads else options
+
+
 class OpenVINO(Runtime):
     """An ``.xml`` file, its ``.bin`` beside it, in OpenVINO.
 
@@ -68,14 +81,7 @@ class OpenVINO(Runtime):
         self.model = core.read_model(path)
         text = self.model.get_rt_info([KEY]).astype(str) if self.model.has_rt_info([KEY]) else None
         self.manifest = _manifest(path, text)
-        # By itself OpenVINO computes in bfloat16 wherever the processor can.
-        options: dict[str, Any] = {
-            'PERFORMANCE_HINT': 'LATENCY',
-            'INFERENCE_PRECISION_HINT': 'bf16' if self.manifest.precision == 'bf16' else 'f32',
-        }
-        if threads:
-            options['INFERENCE_NUM_THREADS'] = threads
-        self.compiled = core.compile_model(self.model, 'CPU', options)
+        self.compiled = core.compile_model(self.model, 'CPU', openvino_options(self.manifest.precision, threads))
 
     def __call__(self, pictures: np.ndarray) -> list[np.ndarray]:  # noqa: D102 - above
         found = self.compiled(pictures)

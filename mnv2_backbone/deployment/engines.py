@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from .network import in_bfloat16
-from .runtimes import openvino_options
+from .runtimes import onnxruntime_options, openvino_options
 from .trace import traced
 
 #: By precision the engines that compute in it, the fastest first: in float32 at one thread ONNX Runtime takes three
@@ -103,10 +103,10 @@ def _onnxruntime(network: nn.Module, sample: Tensor) -> Callable[..., Any]:
     import onnxruntime
 
     program: Any = torch.onnx.export(_of_any_batch(network, sample), (), dynamo=True, verbose=False)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(
-        program.model_proto.SerializeToString(), options, providers=['CPUExecutionProvider']
+        program.model_proto.SerializeToString(),
+        onnxruntime_options(torch.get_num_threads()),
+        providers=['CPUExecutionProvider'],
     )
     name = session.get_inputs()[0].name
     return _on_tensors(lambda x: session.run(None, {name: x}), sample, _gives_one_tensor(network, sample))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import torch
 from mmcv.ops import batched_nms
 from mmengine.structures import InstanceData
 from torch import Tensor
@@ -24,8 +26,11 @@ def thin_out(boxes: Tensor, scores: Tensor, cfg: Mapping[str, Any]) -> InstanceD
     Returns:
         ``bboxes`` (n, 4), ``scores`` (n,), ``labels`` (n,), the surest first.
     """
-    anchors, labels = (scores > cfg['score_thr']).nonzero(as_tuple=True)
-    values = scores[anchors, labels]
+    # NumPy looks through them in one thread. PyTorch's other threads, once woken, would spin for some milliseconds and
+    # take the cores from the runtime that computes the next picture: that costs more than all the rest here.
+    found_at = np.flatnonzero(scores.numpy() > cfg['score_thr'])
+    values = scores.flatten()[torch.from_numpy(found_at)]
+    anchors, labels = (torch.from_numpy(x) for x in np.divmod(found_at, scores.shape[1]))
     limit = cfg.get('nms_pre', -1)
     count = len(values) if limit < 0 else min(limit, len(values))
     if not count:

@@ -34,15 +34,29 @@ class Runtime(ABC):
         """
 
 
+def onnxruntime_options(threads: int | None) -> Any:
+    """What ONNX Runtime runs a model with, an ``onnxruntime.SessionOptions``.
+
+    Args:
+        threads: Of the processor; ONNX Runtime's default where None.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    # Its threads wait busily for work, by default after a run too: whatever the program does next would run beside them.
+    options.add_session_config_entry('session.force_spinning_stop', '1')
+    return options
+
+
 class OnnxRuntime(Runtime):
     """An ``.onnx`` file in ONNX Runtime."""
 
     def __init__(self, path: Path, threads: int | None) -> None:
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()
+        options = onnxruntime_options(threads)
         options.log_severity_level = 3
-        options.intra_op_num_threads = threads or 0
         self.session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
         self.manifest = _manifest(path, self.session.get_modelmeta().custom_metadata_map.get(KEY))
 

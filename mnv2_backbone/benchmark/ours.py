@@ -115,11 +115,12 @@ def backbone_onnxruntime(turns: Any, folder: Path, precision: str, **_: Any) -> 
     """The backbone exported to ONNX, in ONNX Runtime."""
     import onnxruntime
 
+    from ..deployment.runtimes import onnxruntime_options
+
     source = written(folder / 'backbone.onnx', 'backbone_onnx', folder=folder)
     if precision == 'int8':
         source = written(folder / 'backbone_int8.onnx', 'backbone_onnx_int8', folder=folder, source=source)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options = onnxruntime_options(torch.get_num_threads())
     session = onnxruntime.InferenceSession(source, options, providers=['CPUExecutionProvider'])
     feed = {session.get_inputs()[0].name: np.load(folder / 'normalised.npy')[:1]}
     turns.loop(lambda: session.run(None, feed), output=session.run(None, feed)[0])

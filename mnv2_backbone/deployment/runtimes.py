@@ -44,7 +44,7 @@ def onnxruntime_options(threads: int | None) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
-    # Its threads wait busily for work, by default after a run too: whatever the program does next would run beside them.
+    # Its threads wait busily for work, and without this go on after a run, beside what the program does next.
     options.add_session_config_entry('session.force_spinning_stop', '1')
     return options
 

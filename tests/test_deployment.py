@@ -162,8 +162,12 @@ def test_a_backbone_in_bfloat16_takes_and_gives_float32(engine):
 def test_a_deployed_segmenter_gives_the_trained_one_s_labels():
     model, cfg = build('deeplabv3lite_mnv2_voc_tf.py', 'mmseg', **{'model.data_preprocessor.test_cfg.size': (129, 129)})
     segment = deploy(model, cfg, engine='eager')
+    slow = []
+    segment.network.network.register_forward_hook(lambda module, inputs, output: slow.append(inputs[0].shape[1:3]))
     images = [picture(100, 129), picture(140, 90, seed=1)]  # the second is larger than what it is fast on
-    for image, labels in zip(images, segment(images)):
+    found = segment(images)
+    assert slow == [(140, 129)]  # the first is padded to the size that is fast
+    for image, labels in zip(images, found):
         inputs = torch.from_numpy(image).permute(2, 0, 1)
         sample = SegDataSample(metainfo=dict(img_shape=image.shape[:2], ori_shape=image.shape[:2]))
         wanted = model.test_step(dict(inputs=[inputs], data_samples=[sample]))[0].pred_sem_seg.data[0].numpy()

@@ -84,13 +84,23 @@ class DeployedSegmenter:
     """A segmenter from pictures to label maps; see :func:`deploy`.
 
     Args:
-        network: From pictures to logits.
-        labels: From logits to label maps, as :meth:`mnv2_backbone.deployment.network.Segmenter.labels`.
+        network: From pictures, float32, to logits.
+        segmenter: What ``network`` is made from: how pictures are padded, and how logits become label maps.
         recipe: How pictures are resized.
     """
 
-    def __init__(self, network: nn.Module, labels: Any, recipe: Recipe) -> None:
-        self.network, self.labels, self.recipe = network, labels, recipe
+    def __init__(self, network: nn.Module, segmenter: Segmenter, recipe: Recipe) -> None:
+        self.network, self.labels, self.recipe = network, segmenter.labels, recipe
+        self.least = segmenter.least
+        self.mean = (segmenter.body.level + segmenter.body.shift).flatten().numpy()
+
+    def padded(self, picture: np.ndarray) -> np.ndarray:
+        """A picture in float32, padded with the mean as the network would: all that are smaller get its fast size."""
+        height, width = (max(have, least) for have, least in zip(picture.shape[:2], self.least))
+        full = np.empty((height, width, 3), np.float32)
+        full[:] = self.mean
+        full[: picture.shape[0], : picture.shape[1]] = picture
+        return full
 
     @torch.no_grad()
     def __call__(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -107,7 +117,8 @@ class DeployedSegmenter:
             resized = self.recipe.resize(picture)
             original = picture.shape[:2] if self.recipe.size else None
             # With the classes of a pixel side by side, enlarging and comparing them takes a third of the time.
-            logits = self.network(torch.from_numpy(resized)[None]).contiguous(memory_format=torch.channels_last)
+            logits = self.network(torch.from_numpy(self.padded(resized))[None])
+            logits = logits.contiguous(memory_format=torch.channels_last)
             results.append(self.labels(logits, resized.shape[:2], original)[0].numpy())
         return results
 
@@ -132,7 +143,8 @@ def deploy(
         cfg: The config of a detector or segmenter; by default ``model.cfg``, which ``init_detector`` and
             ``init_model`` set.
         size: (height, width) of the network's input; that of the config's test pipeline by default. For a bare
-            backbone it has to be given. Inputs of other sizes work too for backbones and segmenters, but slower.
+            backbone it has to be given. Inputs of other sizes work too for backbones and segmenters, but slower;
+            smaller pictures, which a segmenter pads to this size, are as fast.
         precision: ``'fp32'``, or ``'bf16'`` where the processor multiplies bfloat16; what goes in and comes out stays
             as it is.
         engine: ``'onnxruntime'`` (float32 only), ``'openvino'``, ``'inductor'``, ``'eager'``, or ``'auto'`` for the
@@ -161,8 +173,10 @@ def deploy(
     recipe = Recipe.from_config(cfg)
     if recipe.task == 'segment':
         segmenter = Segmenter(model)
-        sample = torch.zeros(1, *(size or segmenter.least), 3, dtype=torch.uint8)
-        return DeployedSegmenter(OneSize(segmenter, sample, engine, precision), segmenter.labels, recipe)
+        fast = [max(pair) for pair in zip(size or recipe.size or (0, 0), segmenter.least)]
+        if 0 in fast:
+            raise ValueError('size: the config neither resizes nor pads to a fixed size, give the one to be fast on')
+        return DeployedSegmenter(OneSize(segmenter, torch.zeros(1, *fast, 3), engine, precision), segmenter, recipe)
     size = size or recipe.size
     if size is None:
         raise ValueError('size: the test pipeline does not resize to a fixed size, give the one to be fast on')

@@ -29,8 +29,8 @@ def thin_out(boxes: Tensor, scores: Tensor, cfg: Mapping[str, Any]) -> InstanceD
     # NumPy looks through them in one thread. PyTorch's other threads, once woken, would spin for some milliseconds and
     # take the cores from the runtime that computes the next picture: that costs more than all the rest here.
     found_at = np.flatnonzero(scores.numpy() > cfg['score_thr'])
-    values = scores.flatten()[torch.from_numpy(found_at)]
     anchors, labels = (torch.from_numpy(x) for x in np.divmod(found_at, scores.shape[1]))
+    values = scores[anchors, labels]
     limit = cfg.get('nms_pre', -1)
     count = len(values) if limit < 0 else min(limit, len(values))
     if not count:

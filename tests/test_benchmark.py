@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from mnv2_backbone import MobileNetV2
 from mnv2_backbone.benchmark import exports, inputs, ours, peers
 from mnv2_backbone.benchmark.measure import boxes_differ, features_differ, run_task
+from mnv2_backbone.benchmark.plot import draw_costs
 from mnv2_backbone.benchmark.variants import NAMES, Variant
 from mnv2_backbone.benchmark.workers import Failed, Missing, Worker
 from mnv2_backbone.runtime.amp import multiplies_bfloat16
@@ -274,6 +275,18 @@ def test_a_real_run(tmp_path):
     assert trained['max_abs_diff'] == 0
     assert peer['max_abs_diff'] is None and peer['speed'] == 1
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_costs_by_size_and_width(tmp_path):
+    sizes, widths = (64, 512), (0.35,)
+    what = dict(sizes=sizes, widths=widths, repeats=12)
+    with Worker('mnv2_backbone.benchmark.plot:measure_costs', what, 1, tmp_path / 'log.txt') as worker:
+        costs = worker.ready()['costs']
+    ((small, large),) = costs.values()
+    assert costs.keys() == set(widths) and 0 < 4 * small < large < 10_000  # ms; 64 times the pixels
+    draw_costs(costs, sizes, 1, tmp_path / 'costs.svg')
+    drawn = (tmp_path / 'costs.svg').read_text()
+    assert all(f'<!-- {number:g} -->' in drawn for number in (*sizes, *widths))
 
 
 @pytest.mark.parametrize(

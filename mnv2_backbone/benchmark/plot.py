@@ -12,26 +12,35 @@ import torch
 
 from ..backbone import MobileNetV2
 from ..files import whole_file
+from .measure import TURN
 
 SIZES = (160, 224, 320, 512, 768, 1024)
 WIDTHS = (0.35, 0.5, 0.75, 1.0, 1.4)
 
 
 def measure_costs(turns: Any, sizes: Sequence[int], widths: Sequence[float], repeats: int, **_: Any) -> None:
-    """Gives ``costs``: for each width the milliseconds at each size, the median of ``repeats``."""
+    """Gives ``costs``: for each width the milliseconds at each size, the median of at least ``repeats``.
+
+    The networks take turns, as the rows of the table do.
+    """
     from ..deployment import deploy  # brings MMDetection along, which drawing does not need
 
-    def milliseconds(width: float, size: int) -> float:
-        network: Any = deploy(MobileNetV2(widen_factor=width, out_indices='layer_19'), size=(size, size))
-        x = torch.rand(1, 3, size, size) * 2 - 1
-        times = []
-        for _ in range(repeats + 3):
+    networks: dict[tuple[float, int], Any] = {
+        (width, size): deploy(MobileNetV2(widen_factor=width, out_indices='layer_19'), size=(size, size))
+        for width in widths
+        for size in sizes
+    }
+    inputs = {size: torch.rand(1, 3, size, size) * 2 - 1 for size in sizes}
+    times: dict[tuple[float, int], list[float]] = {cell: [] for cell in networks}
+    turn, cold = TURN
+    rounds = -(-repeats // (turn - cold))
+    for (width, size), network in list(networks.items()) * rounds:
+        for count in range(turn):
             start = time.perf_counter()
-            network(x)
-            times.append(1000 * (time.perf_counter() - start))
-        return float(np.median(times[3:]))
-
-    costs = {width: [milliseconds(width, size) for size in sizes] for width in widths}
+            network(inputs[size])
+            if count >= cold:
+                times[width, size].append(time.perf_counter() - start)
+    costs = {width: [1000 * float(np.median(times[width, size])) for size in sizes] for width in widths}
     turns.begin(costs=costs)
 
 

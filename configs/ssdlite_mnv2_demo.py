@@ -28,8 +28,10 @@ train_pipeline[1] = dict(
 )
 test_pipeline = _base_.test_pipeline  # noqa: F821
 test_pipeline[1] = resize
-train_dataloader = dict(batch_size=16, dataset=dict(pipeline=train_pipeline))
+# Twice as many steps as with the schedule's 16, at its learning rate.
+train_dataloader = dict(batch_size=8, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
+auto_scale_lr = dict(base_batch_size=8)
 train_cfg = dict(val_interval=3)

@@ -2,7 +2,7 @@
 
     make demo
 
-AP50 0.64 on the held-out pictures after 6 epochs, 311 s without bfloat16.
+AP50 0.71 on the held-out pictures after 6 epochs: in two and a half minutes with bfloat16.
 """
 
 _base_ = [

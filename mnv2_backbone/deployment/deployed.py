@@ -143,8 +143,8 @@ def deploy(
         cfg: The config of a detector or segmenter; by default ``model.cfg``, which ``init_detector`` and
             ``init_model`` set.
         size: (height, width) of the network's input; that of the config's test pipeline by default. For a bare
-            backbone it has to be given. Inputs of other sizes work too for backbones and segmenters, but slower;
-            smaller pictures, which a segmenter pads to this size, are as fast.
+            backbone it has to be given. Inputs of other sizes work too for backbones and segmenters, but slower,
+            except where the segmenter's data preprocessor pads them to this size.
         precision: ``'fp32'``, or ``'bf16'`` where the processor multiplies bfloat16; what goes in and comes out stays
             as it is.
         engine: ``'onnxruntime'`` (float32 only), ``'openvino'``, ``'inductor'``, ``'eager'``, or ``'auto'`` for the

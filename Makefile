@@ -1,7 +1,7 @@
 # make env     the environment of the verified versions: .venv
 # make demo    the main job on a small data set: trains a detector, evaluates, draws
 # make demo-segment  the same with a segmenter
-# make test    ruff, mypy and all tests;  make lint  only the first two
+# make test    lint and all tests;  make lint  ruff, the order of imports, mypy
 # make clean   removes what was built and trained;  make distclean  the environments too
 #
 # LINE=onedl works with the maintained forks instead, in .venv-onedl.
@@ -34,6 +34,8 @@ demo-segment: env
 
 lint: $(VENV)/.testable
 	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
 	$(BIN)/python -m mypy
 
 test: lint

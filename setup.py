@@ -25,7 +25,7 @@ class BuildWithMim(build_py):
         mim = Path(self.build_lib, 'mnv2_backbone', '.mim')
         shutil.rmtree(mim, ignore_errors=True)  # what an earlier build left
         configs = (path for path in ROOT.glob('configs/**/*') if path.suffix in ('.py', '.yml'))
-        tools = (path for path in ROOT.glob('tools/*') if path.suffix in ('.py', '.sh'))
+        tools = (path for path in ROOT.glob('tools/**/*') if path.suffix in ('.py', '.sh'))
         for path in (ROOT / 'model-index.yml', *configs, *tools):
             if path.name not in CHECKOUT_ONLY:
                 target = mim / path.relative_to(ROOT)

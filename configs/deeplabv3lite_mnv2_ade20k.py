@@ -15,13 +15,5 @@ max_epochs = 119
 model = dict(decode_head=dict(num_classes=150))
 train_cfg = dict(max_epochs=max_epochs, val_interval=7)
 param_scheduler = [
-    dict(
-        type='PolyLR',
-        power=0.9,
-        eta_min=0.0,
-        begin=0,
-        end=max_epochs,
-        by_epoch=True,
-        convert_to_iter_based=True,
-    )
+    dict(type='PolyLR', power=0.9, eta_min=0.0, begin=0, end=max_epochs, by_epoch=True, convert_to_iter_based=True)
 ]

@@ -19,14 +19,6 @@ model = dict(
 )
 train_cfg = dict(max_epochs=max_epochs, val_interval=11)
 param_scheduler = [
-    dict(
-        type='PolyLR',
-        power=0.9,
-        eta_min=0.0,
-        begin=0,
-        end=max_epochs,
-        by_epoch=True,
-        convert_to_iter_based=True,
-    )
+    dict(type='PolyLR', power=0.9, eta_min=0.0, begin=0, end=max_epochs, by_epoch=True, convert_to_iter_based=True)
 ]
 auto_scale_lr = dict(base_batch_size=8)

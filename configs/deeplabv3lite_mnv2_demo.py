@@ -21,9 +21,7 @@ model = dict(
     decode_head=dict(num_classes=9, norm_cfg=dict(momentum=0.03)),
 )
 optim_wrapper = dict(
-    _delete_=True,
-    type='mnv2_backbone.BFloat16OptimWrapper',
-    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.01),
+    _delete_=True, type='mnv2_backbone.BFloat16OptimWrapper', optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.01)
 )
 # Whole pictures: what a shape is shows in its outline.
 train_dataloader = dict(
@@ -39,24 +37,11 @@ train_dataloader = dict(
 )
 val_dataloader = dict(
     dataset=dict(
-        pipeline=[
-            dict(type='LoadImageFromFile'),
-            resize,
-            dict(type='LoadAnnotations'),
-            dict(type='PackSegInputs'),
-        ]
+        pipeline=[dict(type='LoadImageFromFile'), resize, dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
     )
 )
 test_dataloader = val_dataloader
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 param_scheduler = [
-    dict(
-        type='PolyLR',
-        power=0.9,
-        eta_min=0.0,
-        begin=0,
-        end=max_epochs,
-        by_epoch=True,
-        convert_to_iter_based=True,
-    )
+    dict(type='PolyLR', power=0.9, eta_min=0.0, begin=0, end=max_epochs, by_epoch=True, convert_to_iter_based=True)
 ]

@@ -1,6 +1,6 @@
 """DeepLabv3-lite-MobileNetV2 for those who have VOC 2012 alone, without SBD: trained on train, tested on val.
 
-    python tools/train.py configs/deeplabv3lite_mnv2_voc12.py
+python tools/train.py configs/deeplabv3lite_mnv2_voc12.py
 """
 
 _base_ = [

@@ -41,9 +41,7 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 optim_wrapper = dict(
-    _delete_=True,
-    type='mnv2_backbone.BFloat16OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01),
+    _delete_=True, type='mnv2_backbone.BFloat16OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01)
 )
 train_cfg = dict(max_epochs=max_epochs, val_interval=3)
 param_scheduler = _base_.param_scheduler  # noqa: F821 - mmengine provides it

@@ -26,7 +26,5 @@ model = dict(
             dict(type='Constant', layer=['_BatchNorm', 'GroupNorm'], val=1.0),
         ],
     ),
-    decode_head=dict(
-        type='mnv2_backbone.LRASPP', channels=256, pool_size=(49, 49), pool_stride=(16, 20)
-    ),
+    decode_head=dict(type='mnv2_backbone.LRASPP', channels=256, pool_size=(49, 49), pool_stride=(16, 20)),
 )

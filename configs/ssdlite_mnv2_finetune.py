@@ -19,9 +19,7 @@ train_pipeline[1] = dict(train_pipeline[1], expand=None, crop=dict(min_ious=(0.5
 # Pictures below data_root/JPEGImages, one XML file each below Annotations, lists of names below ImageSets/Main.
 xml = dict(_delete_=True, type='VOCDataset', data_root='', ann_file='', data_prefix=dict(sub_data_root=''))
 train_dataloader = dict(
-    batch_size=8,
-    num_workers=2,
-    dataset=dict(xml, pipeline=train_pipeline, filter_cfg=dict(filter_empty_gt=False)),
+    batch_size=8, num_workers=2, dataset=dict(xml, pipeline=train_pipeline, filter_cfg=dict(filter_empty_gt=False))
 )
 val_dataloader = dict(dataset=dict(xml, pipeline=_base_.test_pipeline, test_mode=True))  # noqa: F821
 test_dataloader = val_dataloader
@@ -30,9 +28,7 @@ test_evaluator = val_evaluator
 
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 optim_wrapper = dict(
-    _delete_=True,
-    type='mnv2_backbone.BFloat16OptimWrapper',
-    optimizer=dict(type='AdamW', lr=7e-4, weight_decay=0.01),
+    _delete_=True, type='mnv2_backbone.BFloat16OptimWrapper', optimizer=dict(type='AdamW', lr=7e-4, weight_decay=0.01)
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=40),

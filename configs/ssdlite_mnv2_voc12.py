@@ -1,6 +1,6 @@
 """SSDLite-MobileNetV2 for those who have VOC 2012 alone: trained on its train part, tested on its val part.
 
-    python tools/train.py configs/ssdlite_mnv2_voc12.py
+python tools/train.py configs/ssdlite_mnv2_voc12.py
 """
 
 _base_ = './ssdlite_mnv2_voc.py'
@@ -17,8 +17,6 @@ train_dataloader = dict(
     )
 )
 val_dataloader = dict(
-    dataset=dict(
-        ann_file='VOC2012/ImageSets/Main/val.txt', data_prefix=dict(sub_data_root='VOC2012/')
-    )
+    dataset=dict(ann_file='VOC2012/ImageSets/Main/val.txt', data_prefix=dict(sub_data_root='VOC2012/'))
 )
 test_dataloader = val_dataloader

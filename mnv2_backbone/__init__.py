@@ -1,43 +1,42 @@
-"""MobileNetV2 for dense prediction: a backbone exact to TF-slim, SSDLite and DeepLabv3-lite on top."""
+"""MobileNetV2 for dense prediction: a backbone exact to TF-slim, with SSDLite and DeepLabv3-lite on top.
 
+Importing the package registers its scope with mmengine, ``mnv2://`` weights and ``_base_ = 'mnv2_backbone::NAME'``, and
+nothing else. What needs PyTorch or MMDetection is imported when it is first used.
+"""
+
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .backbone import SLIM_INIT, SLIM_NORM, SLIM_PARAMWISE, MobileNetV2
-from .classifier import Classifier
-from .runtime.checkpoint import allow_mmengine_checkpoints
-from .shipped import config_path, let_configs_build_on_ours
+from .configs import config_path, let_configs_build_on_ours
+from .registry import MODULES
 from .spec import V2_DEF, EndPoint, Plan, Row, feature_info, make_plan
-from .weights import scheme  # noqa: F401 - registers mnv2:// with mmengine
+from .weights.scheme import register_with_mmengine
 
 if TYPE_CHECKING:
-    from .deployment import deploy
+    from .deployment.deploy import deploy
+    from .network.backbone import SLIM_INIT, SLIM_NORM, SLIM_PARAMWISE, MobileNetV2
+    from .network.classifier import Classifier
 
 __version__ = '0.1.0'
 
-__all__ = [
-    'SLIM_INIT',
-    'SLIM_NORM',
-    'SLIM_PARAMWISE',
-    'V2_DEF',
-    'Classifier',
-    'EndPoint',
-    'MobileNetV2',
-    'Plan',
-    'Row',
-    'config_path',
-    'deploy',
-    'feature_info',
-    'make_plan',
-]
+__all__ = ['SLIM_INIT', 'SLIM_NORM', 'SLIM_PARAMWISE', 'V2_DEF', 'Classifier', 'EndPoint', 'MobileNetV2', 'Plan', 'Row']
+__all__ += ['config_path', 'deploy', 'feature_info', 'make_plan']
 
-# Without it torch 2.6 and later refuse what mmengine saves: no resuming, no init_detector.
-allow_mmengine_checkpoints()
 let_configs_build_on_ours()
+register_with_mmengine()
+
+#: The module of each name that is imported when it is first used: all registered ones, and these.
+_LAZY = {
+    **MODULES,
+    **dict.fromkeys(('SLIM_INIT', 'SLIM_NORM', 'SLIM_PARAMWISE'), 'network.backbone'),
+    'Classifier': 'network.classifier',
+    'deploy': 'deployment.deploy',
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == 'deploy':  # brings MMDetection along, which the backbone alone does not need
-        from .deployment import deploy
-
-        return deploy
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    if name not in _LAZY:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    value = getattr(import_module(f'{__name__}.{_LAZY[name]}'), name)
+    globals()[name] = value
+    return value

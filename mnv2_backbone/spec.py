@@ -1,17 +1,16 @@
 """The network as data: slim's layer table, and the pure function that turns it into a plan.
 
-A table (:data:`V2_DEF`, the paper's table 2) says what the network is. :func:`make_plan` turns it, for a
-width, an output stride and the end points asked for, into a :class:`Plan`: every channel, stride and rate
-of the network that will be built. Everything else in the package reads the plan; nothing else computes
-one of these numbers. No torch in here.
+A table (:data:`V2_DEF`, the paper's table 2) says what the network is. :func:`make_plan` turns it, for a width, an
+output stride and the end points asked for, into a :class:`Plan`: every channel, stride and rate of the network that
+will be built. Everything else in the package reads the plan; nothing else computes one of these numbers. Pure Python.
 
 Sources: ``nets/mobilenet/{mobilenet,mobilenet_v2,conv_blocks}.py`` of TF-slim; arXiv 1801.04381.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import accumulate
+from operator import mul
 from typing import Any, TypeAlias
 
 OutIndex: TypeAlias = int | str
@@ -33,9 +32,8 @@ class Row:
         kernel: Kernel size of the convolution, or of the depthwise one of a bottleneck.
         expand: Expansion factor of a bottleneck.
         divisible_by: Rounding of the expanded width (slim's ``expand_input_by_factor``).
-        act: ``'default'`` for the network's ``act_cfg``, the name or config of another activation, or
-            None for none. In a bottleneck it follows the expansion and the depthwise convolution; the
-            projection stays linear.
+        act: ``'default'`` for the network's ``act_cfg``, the name or config of another activation, or None for none. In
+            a bottleneck it follows the expansion and the depthwise convolution; the projection stays linear.
         residual: Whether a bottleneck adds its input where stride and channels allow.
         split_expansion: Number of groups of the expansion's 1x1 convolution (slim's ``split_conv``).
         split_projection: Number of groups of the projection's.
@@ -75,6 +73,38 @@ V2_DEF: tuple[Row, ...] = (
 
 
 @dataclass(frozen=True)
+class Convolution:
+    """One convolution of a layer; a norm follows it.
+
+    Attributes:
+        module: Its module inside the layer, which is slim's variable scope too: ``'expand'``, ``'depthwise'`` or
+            ``'project'``, with a number (``'expand.0'``) for a part of a split one; empty for a layer of one
+            convolution.
+        step: The step of the layer that it computes, see :class:`Layer`.
+        in_channels, out_channels, kernel, stride, rate, groups: Of the convolution.
+    """
+
+    module: str
+    step: str
+    in_channels: int
+    out_channels: int
+    kernel: int = 1
+    stride: int = 1
+    rate: int = 1
+    groups: int = 1
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int, int]:
+        """Shape of its weights in PyTorch's layout."""
+        return self.out_channels, self.in_channels // self.groups, self.kernel, self.kernel
+
+
+BOTTLENECK_STEPS = ('expansion', 'depthwise', 'projection', 'output')
+#: The modules of the steps of a bottleneck that have convolutions.
+STEP_MODULES = {'expansion': 'expand', 'depthwise': 'depthwise', 'projection': 'project'}
+
+
+@dataclass(frozen=True)
 class Layer:
     """One layer of a plan, ready to be built.
 
@@ -87,10 +117,10 @@ class Layer:
         project_parts: The same for the projection; empty for ``'conv'``.
         residual: Whether the input is added to the output.
         act: As in :class:`Row`.
-        in_stride, out_stride: Picture pixels per pixel of its input and of its output.
+        in_stride, out_stride: Pixels of the image per pixel of the layer's input and of its output.
         stage: The unit of ``frozen_stages``: 0 for the first layer, then 1 and on.
-        steps: What of a bottleneck is built, of ``('expansion', 'depthwise', 'projection', 'output')``
-            (output is the projection with the residual added); the last layer of a plan may stop inside.
+        steps: What of a bottleneck is built, of ``('expansion', 'depthwise', 'projection', 'output')`` (output is the
+            projection with the residual added); the last layer of a plan may stop inside.
     """
 
     name: str
@@ -114,6 +144,27 @@ class Layer:
         """Channels of the depthwise convolution."""
         return sum(out for _, out in self.expand_parts) or self.in_channels
 
+    @property
+    def convolutions(self) -> tuple[Convolution, ...]:
+        """The convolutions of its steps, in the order in which they are computed."""
+        spatial = dict(kernel=self.kernel, stride=self.stride, rate=self.rate)
+        if self.op == 'conv':
+            return (Convolution('', 'output', self.in_channels, self.out_channels, **spatial),)
+        inner = self.expanded_channels
+        steps = {
+            'expansion': _pointwise('expansion', self.expand_parts),
+            'depthwise': (Convolution('depthwise', 'depthwise', inner, inner, **spatial, groups=inner),),
+            'projection': _pointwise('projection', self.project_parts),
+        }
+        return tuple(conv for step in self.steps for conv in steps.get(step, ()))
+
+
+def _pointwise(step: str, parts: Parts) -> tuple[Convolution, ...]:
+    module = STEP_MODULES[step]
+    if len(parts) == 1:
+        return (Convolution(module, step, *parts[0]),)
+    return tuple(Convolution(f'{module}.{i}', step, *part) for i, part in enumerate(parts))
+
 
 @dataclass(frozen=True)
 class EndPoint:
@@ -121,10 +172,8 @@ class EndPoint:
 
     Attributes:
         name: slim's name, e.g. ``layer_15/expansion_output``.
-        channels: Its channels.
-        stride: Picture pixels per pixel of it.
-        layer: The layer it comes from.
-        step: The step inside that layer (see :class:`Layer`).
+        channels, stride: Its channels, and pixels of the image per pixel of it.
+        layer, step: The layer it comes from, and the step inside (see :class:`Layer`).
         start: Its first channel in the step's tensor: not 0 only for a part of a split convolution.
     """
 
@@ -178,23 +227,22 @@ def make_plan(
     """Turns a layer table into the plan of a network.
 
     Args:
-        spec: The table: :class:`Row` s, or mappings with the same names (as in a config file).
+        spec: The table: :class:`Row` objects, or mappings with the same names (as in a config file).
         widen_factor: Multiplies every row's output channels (slim's ``depth_multiplier``).
-        output_stride: The coarsest resolution, as picture pixels per pixel. From the layer that would go
-            beyond it on, strides become rates: that layer itself keeps the old rate, later ones get the
-            rate multiplied by the lost stride. None for the table's own (32).
-        out_indices: End points by name (``'layer_15/expansion_output'``), or MMDetection's stage
-            numbers (0 to 7).
-        padding: ``'same'`` (TensorFlow's, uneven at stride 2) or ``'explicit'`` (even, PyTorch's). Both
-            give maps of size ceil(size / stride).
-        finegrain: Leaves the last row's width alone where ``widen_factor`` is below 1
-            (slim's ``finegrain_classification_mode``).
+        output_stride: The coarsest resolution, as pixels of the image per pixel of the map. From the layer that would
+            go beyond it on, strides become rates: that layer itself keeps the old rate, later ones get the rate
+            multiplied by the lost stride. None for the table's own (32).
+        out_indices: End points by name (``'layer_15/expansion_output'``), or MMDetection's stage numbers (0 to 7).
+        padding: ``'same'`` (TensorFlow's, uneven at stride 2) or ``'explicit'`` (even, PyTorch's). Both give maps of
+            size ceil(size / stride).
+        finegrain: Leaves the last row's width alone where ``widen_factor`` is below 1 (slim's
+            ``finegrain_classification_mode``).
         divisible_by: Channels are rounded to a multiple of this.
         min_depth: Channels are never fewer than this.
 
     Returns:
-        The plan; layers after the last end point asked for are left out, and a bottleneck that is
-        asked only for an inner end point is cut after it.
+        The plan; layers after the last end point asked for are left out, and a bottleneck that is asked only for an
+        inner end point is cut after it.
 
     Raises:
         ValueError: An option or a row of the table has a value that cannot be built.
@@ -205,10 +253,14 @@ def make_plan(
         [(576, 16), (1280, 32)]
     """
     rows = _read_rows(spec)
-    _check_positive(widen_factor=widen_factor, divisible_by=divisible_by, min_depth=min_depth)
+    for name, value in (('widen_factor', widen_factor), ('divisible_by', divisible_by), ('min_depth', min_depth)):
+        if not value > 0:
+            raise ValueError(f'{name}={value!r}: allowed are numbers above 0')
     if padding not in PADDINGS:
         raise ValueError(f'padding={padding!r}: allowed are {" and ".join(map(repr, PADDINGS))}')
-    _check_output_stride(output_stride, rows)
+    reached = sorted(set(accumulate((row.stride for row in rows), mul, initial=1)))
+    if output_stride is not None and output_stride not in reached:
+        raise ValueError(f'output_stride={output_stride!r}: this table reaches {", ".join(map(str, reached))}, or None')
     if finegrain and widen_factor < 1:
         rows = (*rows[:-1], replace(rows[-1], out=rows[-1].out / widen_factor))  # type: ignore[arg-type]
 
@@ -219,13 +271,10 @@ def make_plan(
 
 
 def feature_info(**options: Any) -> tuple[EndPoint, ...]:
-    """Name, channels and stride of each output, before anything is built.
+    """Name, channels and stride of each of ``out_indices``, before anything is built.
 
     Args:
-        **options: As :func:`make_plan`.
-
-    Returns:
-        One end point for each of ``out_indices``.
+        **options: As for :func:`make_plan`.
 
     Examples:
         >>> [point.channels for point in feature_info(widen_factor=0.5, out_indices=(2, 4))]
@@ -275,26 +324,18 @@ def _lay_out(
             in_stride=in_stride,
             out_stride=current_stride,
             stage=stage,
-            steps=_steps(bool(expand_parts)) if row.op == 'bottleneck' else ('output',),
+            steps=BOTTLENECK_STEPS[not expand_parts :] if row.op == 'bottleneck' else ('output',),
         )
         channels = out
-
-
-def _steps(expands: bool) -> tuple[str, ...]:
-    after = ('depthwise', 'projection', 'output')
-    return ('expansion', *after) if expands else after
 
 
 def _split(number: int, option: str, channels: int, out: int, ways: int) -> Parts:
     """Slim's ``split_conv``: a plain convolution where a part would have fewer than 8 channels."""
     if ways == 1 or min(channels // ways, out // ways) < 8:
         return ((channels, out),)
-    for total in (channels, out):
-        if total % 8:
-            raise ValueError(
-                f'spec row {number} (layer_{number}): {option}={ways} splits {channels} channels into '
-                f'{out}; both must be multiples of 8'
-            )
+    if channels % 8 or out % 8:
+        where = f'spec row {number} (layer_{number}): {option}={ways}'
+        raise ValueError(f'{where} splits {channels} channels into {out}; both must be multiples of 8')
     return tuple(zip(_split_divisible(channels, ways), _split_divisible(out, ways)))
 
 
@@ -309,27 +350,19 @@ def _split_divisible(total: int, ways: int, divisor: int = 8) -> list[int]:
 
 
 def _end_points(layer: Layer) -> Iterator[EndPoint]:
-    def point(name: str, channels: int, step: str = 'output', start: int = 0) -> EndPoint:
+    for step in layer.steps:
         stride = layer.in_stride if step == 'expansion' else layer.out_stride
-        return EndPoint(name, channels, stride, layer.name, step, start)
-
-    def parts(scope: str, splits: Parts, step: str) -> Iterator[EndPoint]:
         start = 0
-        for i, (_, channels) in enumerate(splits if len(splits) > 1 else ()):
-            yield point(f'{layer.name}/{scope}_part_{i}_output', channels, step, start)
-            start += channels
-
-    if 'expansion' in layer.steps:
-        yield from parts('expand', layer.expand_parts, 'expansion')
-        yield point(f'{layer.name}/expansion_output', layer.expanded_channels, 'expansion')
-    if 'depthwise' in layer.steps:
-        yield point(f'{layer.name}/depthwise_output', layer.expanded_channels, 'depthwise')
-    if 'projection' in layer.steps:
-        yield from parts('project', layer.project_parts, 'projection')
-    if 'output' in layer.steps:
-        if layer.op == 'bottleneck':
-            yield point(f'{layer.name}/output', layer.out_channels)
-        yield point(layer.name, layer.out_channels)
+        for conv in layer.convolutions:
+            if conv.step == step and '.' in conv.module:  # slim's split_conv
+                name = f'{layer.name}/{conv.module.replace(".", "_part_")}_output'
+                yield EndPoint(name, conv.out_channels, stride, layer.name, step, start)
+                start += conv.out_channels
+        if step in ('expansion', 'depthwise'):
+            yield EndPoint(f'{layer.name}/{step}_output', layer.expanded_channels, stride, layer.name, step)
+        elif step == 'output':
+            for name in (f'{layer.name}/output', layer.name) if layer.op == 'bottleneck' else (layer.name,):
+                yield EndPoint(name, layer.out_channels, stride, layer.name, step)
 
 
 def _names(
@@ -384,26 +417,9 @@ def _read_row(number: int, row: Row | Mapping[str, Any]) -> Row:
     for name in ('out', 'stride', 'kernel', 'divisible_by', 'split_expansion', 'split_projection'):
         value = getattr(row, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f'{where}: {name}={value!r}: allowed are whole numbers from 1')
+            raise ValueError(f'{where}: {name}={value!r}: allowed are integers from 1')
     if not row.expand > 0:
         raise ValueError(f'{where}: expand={row.expand!r}: allowed are numbers above 0')
     if row.op == 'conv' and (row.split_expansion, row.split_projection) != (1, 1):
         raise ValueError(f'{where}: split_expansion and split_projection are for bottlenecks only')
     return row
-
-
-def _check_positive(**options: float) -> None:
-    for name, value in options.items():
-        if not value > 0:
-            raise ValueError(f'{name}={value!r}: allowed are numbers above 0')
-
-
-def _check_output_stride(output_stride: int | None, rows: Sequence[Row]) -> None:
-    reached = [1]
-    for row in rows:
-        if row.stride > 1:
-            reached.append(reached[-1] * row.stride)
-    if output_stride is not None and output_stride not in reached:
-        raise ValueError(
-            f'output_stride={output_stride!r}: this table reaches {", ".join(map(str, reached))}, or None'
-        )

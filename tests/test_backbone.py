@@ -15,7 +15,7 @@ from mmengine.registry import MODELS
 from torch.utils.flop_counter import FlopCounterMode
 
 from mnv2_backbone import V2_DEF, Classifier, MobileNetV2, make_plan
-from mnv2_backbone.layers import ReLU6
+from mnv2_backbone.network.layers import ReLU6
 
 
 def shuffled(net: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
@@ -117,9 +117,7 @@ def test_finer_output_strides_agree_where_they_coincide(padding, size, width):
     assert switched == ([] if width == 1.0 else [1, 2])
 
 
-@pytest.mark.parametrize(
-    ('width', 'madds'), [(0.35, 59), (0.5, 97), (0.75, 209), (1.0, 301), (1.3, 509), (1.4, 582)]
-)
+@pytest.mark.parametrize(('width', 'madds'), [(0.35, 59), (0.5, 97), (0.75, 209), (1.0, 301), (1.3, 509), (1.4, 582)])
 def test_multiply_adds_are_slims(width, madds):
     net = Classifier(widen_factor=width, finegrain=True).eval()
     with FlopCounterMode(display=False) as flops, torch.no_grad():
@@ -133,9 +131,7 @@ def test_forward_equals_torchvisions():
     ours = Classifier(1000, padding='explicit', norm_cfg=norm).eval()
     # both state dicts list the same layers in the same order
     values = theirs.state_dict().values()
-    ours.load_state_dict(
-        {key: value.view(ref.shape) for (key, ref), value in zip(ours.state_dict().items(), values)}
-    )
+    ours.load_state_dict({key: value.view(ref.shape) for (key, ref), value in zip(ours.state_dict().items(), values)})
     x = torch.rand(2, 3, 129, 100, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         expected, found = theirs(x), ours(x)['Logits']
@@ -181,9 +177,7 @@ def test_initialisation_and_batch_norm_are_slims():
     # a normal of deviation 0.09 cut at two deviations has deviation 0.09 * 0.8796
     assert weight.std().item() == pytest.approx(0.0792, rel=0.01)
     assert weight.abs().max() <= 0.18
-    assert {(m.eps, m.momentum) for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)} == {
-        (0.001, 0.003)
-    }
+    assert {(m.eps, m.momentum) for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)} == {(0.001, 0.003)}
 
 
 @pytest.mark.parametrize('stages', [-1, 0, 3, 8])
@@ -280,7 +274,7 @@ from {library}.utils import register_all_modules
 register_all_modules()
 net = MODELS.build(dict(type='mnv2_backbone.MobileNetV2', out_indices=(1, 2, 4, 6)))
 other = MODELS.build(dict(type='MobileNetV2'))
-assert type(net).__module__ == 'mnv2_backbone.backbone'
+assert type(net).__module__ == 'mnv2_backbone.network.backbone'
 assert type(other).__module__.startswith('{library}.')
 print(net.out_channels)
 """

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +17,14 @@ import torch
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from speed import exports, inputs, ours, peers
+from speed.measure import boxes_differ, features_differ, run_task
+from speed.plot import draw_costs
+from speed.variants import NAMES, Variant
+from speed.workers import Failed, Missing, Worker
 
 from mnv2_backbone import MobileNetV2
-from mnv2_backbone.benchmark import exports, inputs, ours, peers
-from mnv2_backbone.benchmark.measure import boxes_differ, features_differ, run_task
-from mnv2_backbone.benchmark.plot import draw_costs
-from mnv2_backbone.benchmark.variants import NAMES, Variant
-from mnv2_backbone.benchmark.workers import Failed, Missing, Worker
-from mnv2_backbone.runtime.amp import multiplies_bfloat16
+from mnv2_backbone.training.cpu import multiplies_bfloat16
 
 FAKES = '''
 import os, subprocess, sys, threading, time
@@ -142,7 +143,7 @@ def test_no_process_survives_a_killed_benchmark(nohup, fakes):
     code = (
         'import pathlib, signal, sys, time\n'
         f'signal.signal(signal.SIGHUP, signal.{nohup})\n'
-        f'sys.path.insert(0, {str(ROOT / "mnv2_backbone/benchmark")!r})\n'
+        f'sys.path.insert(0, {str(ROOT / "tools/speed")!r})\n'
         'from workers import Worker\n'
         'folder = pathlib.Path(sys.argv[1])\n'
         "options = dict(folder=folder, name='a', seconds=0.001)\n"
@@ -153,7 +154,7 @@ def test_no_process_survives_a_killed_benchmark(nohup, fakes):
     )
     with subprocess.Popen([sys.executable, '-c', code, str(fakes)], cwd=ROOT, stdout=subprocess.PIPE) as parent:
         leader = int(parent.stdout.readline())
-        (_, (child,)), = read(fakes / 'children')
+        ((_, (child,)),) = read(fakes / 'children')
         assert alive(leader) and alive(int(child))
         parent.send_signal(signal.SIGKILL)
         parent.wait()
@@ -198,17 +199,17 @@ class Once:
 
 def test_exported_backbones_compute_the_same(backbone_inputs):
     outputs = {}
-    exports.backbone_onnx(Once(), backbone_inputs, backbone_inputs / 'backbone.onnx')
-    exports.backbone_onnx_int8(
-        Once(), backbone_inputs, backbone_inputs / 'backbone.onnx', backbone_inputs / 'backbone_int8.onnx'
-    )
+    onnx, openvino = (partial(ours.backbone_exported, format=format) for format in ('onnx', 'openvino'))
+    for format, precision in (('onnx', 'fp32'), ('onnx', 'int8'), ('openvino', 'fp32'), ('openvino', 'bf16')):
+        target = backbone_inputs / f'backbone_{precision}{exports.FORMATS[format].suffix}'
+        exports.backbone(Once(), backbone_inputs, format, precision, target)
     for run, precision, tolerance in (
         (ours.backbone_trained, 'fp32', 0),
-        (ours.backbone_onnxruntime, 'fp32', 1e-3),
-        (ours.backbone_onnxruntime, 'int8', 2),
-        (ours.backbone_openvino, 'fp32', 1e-3),
+        (onnx, 'fp32', 1e-3),
+        (onnx, 'int8', 2),
+        (openvino, 'fp32', 1e-3),
         # without the instructions OpenVINO computes in float32, which is no row of the table
-        *([(ours.backbone_openvino, 'bf16', 1)] if multiplies_bfloat16('cpu') else []),
+        *([(openvino, 'bf16', 1)] if multiplies_bfloat16('cpu') else []),
     ):
         turns = Once()
         run(turns, folder=backbone_inputs, device='cpu', precision=precision)
@@ -280,7 +281,7 @@ def test_a_real_run(tmp_path):
 def test_costs_by_size_and_width(tmp_path):
     sizes, widths = (64, 512), (0.35,)
     what = dict(sizes=sizes, widths=widths, repeats=12)
-    with Worker('mnv2_backbone.benchmark.plot:measure_costs', what, 1, tmp_path / 'log.txt') as worker:
+    with Worker('speed.plot:measure_costs', what, 1, tmp_path / 'log.txt') as worker:
         costs = worker.ready()['costs']
     ((small, large),) = costs.values()
     assert costs.keys() == set(widths) and 0 < 4 * small < large < 10_000  # ms; 64 times the pixels
@@ -295,7 +296,7 @@ def test_costs_by_size_and_width(tmp_path):
         (('--tasks', 'backbone,classify'), '--tasks classify: allowed are backbone, detect, segment, train'),
         (('--names', 'keras'), '--names keras: allowed are ours-trained, '),
         (('--tasks', 'segment', '--names', 'timm'), '--names timm: the task segment has no such row'),
-        (('--repeats', '0'), '--repeats 0: allowed are whole numbers from 1'),
+        (('--repeats', '0'), '--repeats 0: allowed are integers from 1'),
         (('--data', '/nowhere'), '--data /nowhere: there is no annotations/instances_train2017.json in it'),
         (('--plot', 'cost.bmp'), '--plot cost.bmp: allowed are files that end in .png, .svg, .pdf'),
         (('--json', '/nowhere/x.json'), '--json /nowhere/x.json: the folder /nowhere does not exist'),

@@ -25,10 +25,10 @@ pytest.importorskip('mmseg', reason='segmentation needs MMSegmentation: pip inst
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from mmseg.utils import register_all_modules
+from toy.dataset import write_toy_dataset
 
-from mnv2_backbone.deeplab import DeepLabHead
-from mnv2_backbone.masks import LabelError, save_indexed_png
-from mnv2_backbone.toydata import write_toy_dataset
+from mnv2_backbone.data.masks import save_indexed_png
+from mnv2_backbone.network.deeplab import DeepLabHead, LabelError
 from mnv2_backbone.weights.convert import read
 
 register_all_modules()
@@ -106,9 +106,7 @@ def test_trained_features_agree_across_output_strides_on_a_photo(google, real_da
     assert maps[32].shape == (1, 320, 11, 13) and maps[32].std() > 0.1
     for output_stride in (8, 16):
         step = 32 // output_stride
-        torch.testing.assert_close(
-            maps[output_stride][:, :, ::step, ::step], maps[32], rtol=1e-4, atol=1e-4
-        )
+        torch.testing.assert_close(maps[output_stride][:, :, ::step, ::step], maps[32], rtol=1e-4, atol=1e-4)
         # ... and there is more between them than a repetition
         assert (maps[output_stride][:, :, 1::step, ::step] - maps[32][:, :, :-1]).abs().max() > 0.1
 
@@ -214,7 +212,7 @@ def test_bad_options_are_named(options, message):
 def test_a_single_picture_cannot_be_trained_on():
     model = network('deeplabv3lite_mnv2_voc', model__backbone__widen_factor=0.35)
     labels = torch.zeros(1, 1, 64, 64, dtype=torch.long)
-    with pytest.raises(ValueError, match='batch of 1 picture.*batch_size'):
+    with pytest.raises(ValueError, match='batch of 1 image.*batch_size'):
         model.train().loss(torch.rand(1, 3, 64, 64), [sample(labels[0])])
 
 

@@ -18,12 +18,12 @@ from mmseg.structures import SegDataSample
 
 import mnv2_backbone
 from mnv2_backbone import MobileNetV2
-from mnv2_backbone.deployment import engines
-from mnv2_backbone.deployment.deployed import deploy
-from mnv2_backbone.deployment.fold import fold_norms, settle_padding
-from mnv2_backbone.deployment.postprocess import thin_out
-from mnv2_backbone.layers import ConvNormAct
-from mnv2_backbone.runtime.amp import multiplies_bfloat16
+from mnv2_backbone.deployment.backends import OpenVINO, choose_engine
+from mnv2_backbone.deployment.deploy import deploy, run_with
+from mnv2_backbone.deployment.folding import fold_norms, settle_padding
+from mnv2_backbone.deployment.predictor import suppress
+from mnv2_backbone.network.layers import ConvNormAct
+from mnv2_backbone.training.cpu import multiplies_bfloat16
 
 
 def disturb(model, seed=0):
@@ -101,11 +101,11 @@ def test_a_deployed_detector_finds_what_the_trained_one_finds(name):
         assert near.float().mean() > 0.9
     batch = torch.from_numpy(picture(*size))[None]
     with torch.no_grad():
-        boxes, scores = detect.network(batch)
+        boxes, scores = detect.run.network(batch)
         inputs = model.data_preprocessor(dict(inputs=[batch[0].permute(2, 0, 1)]))['inputs']
         logits, codes = model.bbox_head.flatten(*model.bbox_head(model.neck(model.backbone(inputs))))
         torch.testing.assert_close(scores, model.bbox_head.scores(logits), atol=1e-5, rtol=0)
-        anchors = detect.network.anchors
+        anchors = detect.run.network.anchors
         wanted = model.bbox_head.bbox_coder.decode(anchors, codes[0], max_shape=size)
     torch.testing.assert_close(boxes[0], wanted, atol=1e-3, rtol=1e-4)
 
@@ -118,10 +118,10 @@ def test_engines_change_nothing_but_the_time(engine):
     image = picture(64, 64)
     plain = deploy(model, cfg, size=(64, 64), engine='eager')
     fast = mnv2_backbone.deploy(model, cfg, size=(64, 64), engine=engine)
-    assert not isinstance(fast.network, type(plain.network))
-    batch = torch.from_numpy(np.stack([image] * (1 if engine == 'inductor' else 3))).float()
+    assert not isinstance(fast.run.network, type(plain.run.network))
+    batch = torch.from_numpy(np.stack([image] * 3)).float()
     with torch.no_grad():
-        for got, want in zip(fast.network(batch), plain.network(batch)):
+        for got, want in zip(fast.run.network(batch), plain.run.network(batch)):
             torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
 
 
@@ -130,14 +130,14 @@ def test_without_a_compiler_the_folded_network_is_used(caplog):
     # torch's own way to change them for a while: pytest's leaves them deleted
     without = torch._inductor.config.patch({'cpp.cxx': ('/no/such/compiler',), 'force_disable_caches': True})
     with without, caplog.at_level(logging.WARNING):
-        assert engines.run_with('inductor', network, torch.rand(1, 3, 9, 11)) is network
+        assert run_with(choose_engine('inductor', 'fp32'), network, torch.rand(1, 3, 9, 11)) is network
 
 
 def test_bfloat16_keeps_anchors_and_boxes_in_float32():
     model, cfg = build('ssdlite_mnv2_coco_tf.py', 'mmdet')
     image = torch.from_numpy(picture(160, 160))[None]
-    full = deploy(model, cfg, size=(160, 160), engine='eager').network
-    half = deploy(model, cfg, size=(160, 160), engine='eager', precision='bf16').network
+    full = deploy(model, cfg, size=(160, 160), engine='eager').run.network
+    half = deploy(model, cfg, size=(160, 160), engine='eager', precision='bf16').run.network
     with torch.no_grad():
         (boxes, scores), (boxes16, scores16) = full(image), half(image)
     assert boxes16.dtype == scores16.dtype == torch.float32
@@ -163,7 +163,7 @@ def test_a_deployed_segmenter_gives_the_trained_one_s_labels():
     model, cfg = build('deeplabv3lite_mnv2_voc_tf.py', 'mmseg', **{'model.data_preprocessor.test_cfg.size': (129, 129)})
     segment = deploy(model, cfg, engine='eager')
     slow = []
-    segment.network.network.register_forward_hook(lambda module, inputs, output: slow.append(inputs[0].shape[1:3]))
+    segment.run.network.network.register_forward_hook(lambda module, inputs, output: slow.append(inputs[0].shape[1:3]))
     images = [picture(100, 129), picture(140, 90, seed=1)]  # the second is larger than what it is fast on
     found = segment(images)
     assert slow == [(140, 129)]  # the first is padded to the size that is fast
@@ -205,12 +205,9 @@ def test_settled_padding_is_the_same_padding(kernel, stride, rate, height, width
 
 @settings(max_examples=40, deadline=None)
 @given(
-    seed=st.integers(0, 10**6),
-    anchors=st.integers(1, 300),
-    thr=st.floats(0, 0.99),
-    pre=st.sampled_from([-1, 7, 90]),
+    seed=st.integers(0, 10**6), anchors=st.integers(1, 300), thr=st.floats(0, 0.99), pre=st.sampled_from([-1, 7, 90])
 )
-def test_thinning_out_is_the_trained_model_s(seed, anchors, thr, pre):
+def test_suppression_is_the_trained_model_s(seed, anchors, thr, pre):
     from mmcv.ops import batched_nms
     from mmdet.models.utils import filter_scores_and_topk
 
@@ -219,7 +216,7 @@ def test_thinning_out_is_the_trained_model_s(seed, anchors, thr, pre):
     boxes = torch.cat([corner, corner + torch.rand(anchors, 2, generator=generator) * 40 + 1], 1)
     scores = torch.rand(anchors, 3, generator=generator)
     cfg = dict(score_thr=thr, nms_pre=pre, nms=dict(type='nms', iou_threshold=0.4), max_per_img=5)
-    found = thin_out(boxes, scores, cfg)
+    found = suppress(boxes, scores, cfg)
     limit = pre if pre > 0 else scores.numel()
     top, labels, _, kept = filter_scores_and_topk(scores, thr, limit, dict(boxes=boxes))
     if not len(top):  # mmcv's function fails on none
@@ -252,7 +249,7 @@ def test_what_cannot_be_deployed_is_said(change, options, words):
 
 
 def test_an_engine_that_is_not_installed_is_named_with_the_way_out(monkeypatch):
-    monkeypatch.setitem(engines.LIBRARIES, 'openvino', ('no_such_library',))
+    monkeypatch.setattr(OpenVINO, 'libraries', ('no_such_library',))
     with pytest.raises(ValueError, match=r"engine='openvino' needs no_such_library: pip install .*\[export\]"):
         deploy(MobileNetV2(), size=(32, 32), engine='openvino')
-    assert engines.choose_engine('auto', 'bf16') == 'inductor'
+    assert choose_engine('auto', 'bf16').name == 'inductor'

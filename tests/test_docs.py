@@ -36,12 +36,13 @@ from mmdet.apis import init_detector
 from mmdet.datasets import CocoDataset
 
 import mnv2_backbone
-from mnv2_backbone.deployment.export import FORMATS, Wish, export
+from mnv2_backbone.deployment.backends import FORMATS
+from mnv2_backbone.deployment.export import ExportOptions, export
 from mnv2_backbone.errors import UserError
-from mnv2_backbone.masks import check_labels
-from mnv2_backbone.runtime import cli
-from mnv2_backbone.runtime.options import load_config
-from mnv2_backbone.runtime.preflight import check_data
+from mnv2_backbone.network.deeplab import check_labels
+from mnv2_backbone.training import command_line as cli
+from mnv2_backbone.training.options import load_config
+from mnv2_backbone.training.preflight import check_data
 from mnv2_backbone.weights.names import WEIGHTS
 
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
@@ -190,7 +191,7 @@ def stand_in(workshop, monkeypatch):
     """Weights by name are random ones, nothing is fetched; the current folder is the workshop."""
     monkeypatch.chdir(workshop)
     monkeypatch.setattr('mnv2_backbone.weights.fetch.obtain', lambda name: workshop / f'{name}.pth')
-    monkeypatch.setattr('mnv2_backbone.deployment.deployed.run_with', lambda engine, network, *_: network)
+    monkeypatch.setattr('mnv2_backbone.deployment.deploy.run_with', lambda backend, network, *_: network)
     with DefaultScope.overwrite_default_scope('mmdet'):
         yield workshop
 
@@ -233,8 +234,8 @@ def test_exported_files_run_in_programs_without_this_package(stand_in, capsys):
         for format in ('onnx', 'openvino'):
             cfg = load_config('configs/ssdlite_mnv2_coco_tf.py')
             out = path.with_suffix(FORMATS[format].suffix)
-            export(cfg, 'mnv2://ssdlite-coco', Wish(format, nms=True), out)
-            patch.setattr('mnv2_backbone.deployment.formats.to_onnx', lambda network: onnx.load(path))
+            export(cfg, 'mnv2://ssdlite-coco', ExportOptions(format, nms=True), out)
+            patch.setattr('mnv2_backbone.deployment.graph.to_onnx', lambda *_: onnx.load(path))
     programs = [block for block in PROGRAMS if is_alone(block)]
     results = []
     for block in programs:
@@ -291,8 +292,8 @@ def check_python(words: list[str]) -> dict[str, str]:
     if path and not path.isupper():  # CONFIG stands for any
         cfg = load_config(path, getattr(args, 'cfg_options', None))
     if tool == 'export':
-        wish = Wish(args.format, args.precision, args.calib, args.nms)
-        assert args.out is None or args.out.suffix == FORMATS[wish.format].suffix
+        options = ExportOptions(args.format, args.precision, args.calib, args.nms)
+        assert args.out is None or args.out.suffix == FORMATS[options.format].suffix
     if tool == 'benchmark':
         space['check'](args)
     folder = f'work_dirs/{Path(path or tool).stem}'
@@ -343,7 +344,7 @@ def test_command_lines_are_understood(block, configs):
 def test_a_network_is_described_as_the_page_says(block, configs, monkeypatch, capsys):
     (words,) = commands(block.after)
     monkeypatch.setattr(sys, 'argv', words[1:])
-    runpy.run_path(str(ROOT / words[1]), run_name='__main__')
+    assert runpy.run_path(str(ROOT / words[1]))['main']() == 0
     described = capsys.readouterr().out
     assert all(line in described for line in block.text.splitlines())
 

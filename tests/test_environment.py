@@ -62,8 +62,7 @@ def test_every_source_is_compiled_exactly_once(build_mmcv: ModuleType, tmp_path:
         build_mmcv.unify(tmp_path / 'elsewhere')
 
 
-def test_units_compile_together_with_the_headers_beside_them(
-        build_mmcv: ModuleType, tmp_path: Path) -> None:
+def test_units_compile_together_with_the_headers_beside_them(build_mmcv: ModuleType, tmp_path: Path) -> None:
     """A renamed source still finds a header by a path relative to itself."""
     compiler = shutil.which('c++')
     if compiler is None:
@@ -79,9 +78,13 @@ def test_units_compile_together_with_the_headers_beside_them(
 
 def test_a_wheel_is_kept_for_what_it_was_built_with(build_mmcv: ModuleType) -> None:
     reference = ('mmcv==2.1.0', '2.13.0+cu130', 'cpu')
-    others = [('mmcv==2.1.0', '2.13.0+cpu', 'cpu'), ('mmcv==2.1.0', '2.12.0+cu130', 'cpu'),
-              ('mmcv==2.1.0', '2.13.0+cu130', 'cuda-9.0'), ('onedl-mmcv==2.3.6', *reference[1:]),
-              ('mmcv==2.1.0', '2.13.0+cu130', 'cuda-8.0 9.0')]
+    others = [
+        ('mmcv==2.1.0', '2.13.0+cpu', 'cpu'),
+        ('mmcv==2.1.0', '2.12.0+cu130', 'cpu'),
+        ('mmcv==2.1.0', '2.13.0+cu130', 'cuda-9.0'),
+        ('onedl-mmcv==2.3.6', *reference[1:]),
+        ('mmcv==2.1.0', '2.13.0+cu130', 'cuda-8.0 9.0'),
+    ]
     keys = {build_mmcv.cache_key(*case) for case in (reference, *others)}
     assert len(keys) == 1 + len(others)
     python = f'{sys.version_info.major}.{sys.version_info.minor}'
@@ -91,16 +94,15 @@ def test_a_wheel_is_kept_for_what_it_was_built_with(build_mmcv: ModuleType) -> N
 
 
 def test_a_failed_build_shows_its_error_and_keeps_no_wheel(
-        build_mmcv: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str]) -> None:
+    build_mmcv: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fetch(requirement: str, folder: Path) -> Path:
         tree = folder / 'tree'
         write_sources(tree, build_mmcv)
         lines = [f'line {i}' for i in range(1000)]
         lines[500] = '[1/2] c++'
         lines[700] = 'nms.cpp:3: error: no such type'
-        (tree / 'setup.py').write_text('print({!r}, flush=True)\nraise SystemExit(1)\n'.format(
-            '\n'.join(lines)))
+        (tree / 'setup.py').write_text('print({!r}, flush=True)\nraise SystemExit(1)\n'.format('\n'.join(lines)))
         return tree
 
     monkeypatch.setattr(build_mmcv, 'fetch', fetch)
@@ -113,23 +115,30 @@ def test_a_failed_build_shows_its_error_and_keeps_no_wheel(
     assert [f.name for f in tmp_path.iterdir()] == ['build.log']
 
 
-@pytest.mark.parametrize('arguments, message', [
-    ([], 'give either'),
-    (['mmcv>=2'], 'must be mmcv==... or onedl-mmcv==...'),
-    (['mmcv==2.1.0', '--jobs', '0'], '--jobs is 0: must be 1 or more'),
-    (['-r', 'tools/requirements/torch.txt'], 'expected one line mmcv==VERSION'),
-    (['-r', 'nowhere.txt'], 'nowhere.txt'),
-])
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        ([], 'give either'),
+        (['mmcv>=2'], 'must be mmcv==... or onedl-mmcv==...'),
+        (['mmcv==2.1.0', '--jobs', '0'], '--jobs is 0: must be 1 or more'),
+        (['-r', 'tools/requirements/torch.txt'], 'expected one line mmcv==VERSION'),
+        (['-r', 'nowhere.txt'], 'nowhere.txt'),
+    ],
+)
 def test_a_wrong_command_line_is_refused(arguments: list[str], message: str) -> None:
-    done = subprocess.run([sys.executable, 'tools/build_mmcv.py', *arguments], cwd=ROOT,
-                          capture_output=True, text=True)
+    done = subprocess.run([sys.executable, 'tools/build_mmcv.py', *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert message in done.stderr and 'Traceback' not in done.stderr
 
 
 def test_a_missing_compiler_is_named_before_any_work() -> None:
-    done = subprocess.run([sys.executable, 'tools/build_mmcv.py', '--check'], cwd=ROOT,
-                          capture_output=True, text=True, env=dict(os.environ, CXX='no-such-c++'))
+    done = subprocess.run(
+        [sys.executable, 'tools/build_mmcv.py', '--check'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=dict(os.environ, CXX='no-such-c++'),
+    )
     assert done.returncode == 1
     assert "no compiler 'no-such-c++'" in done.stderr
 
@@ -153,6 +162,7 @@ def test_no_hard_requirement_takes_a_side() -> None:
 def test_the_verified_versions_fit_the_extras() -> None:
     """What the environments pin is within what the package says it works with."""
     from packaging.requirements import Requirement
+
     config = configparser.ConfigParser()
     config.read(ROOT / 'setup.cfg')
     for line, extra in zip(LINES, ('mm', 'onedl'), strict=True):
@@ -182,14 +192,17 @@ class TestMake:
                 shutil.copy(ROOT / name, project)
             python = tmp_path / 'python'
             # As `-m venv FOLDER` it puts itself into the folder; as pip it fails when told to.
-            python.write_text('#!/bin/sh\n'
-                              f'echo "$@" >>{tmp_path}/calls\n'
-                              'if [ "$1 $2" = "-m venv" ]; then mkdir -p $3/bin; cp $0 $3/bin/; fi\n'
-                              f'if [ -e {tmp_path}/fail ] && [ "$2" = pip ]; then exit 1; fi\n')
+            python.write_text(
+                '#!/bin/sh\n'
+                f'echo "$@" >>{tmp_path}/calls\n'
+                'if [ "$1 $2" = "-m venv" ]; then mkdir -p $3/bin; cp $0 $3/bin/; fi\n'
+                f'if [ -e {tmp_path}/fail ] && [ "$2" = pip ]; then exit 1; fi\n'
+            )
             python.chmod(0o755)
         env = {k: v for k, v in os.environ.items() if not k.startswith('MAKE') and k not in ('LINE', 'PYTHON', 'VENV')}
-        return subprocess.run(['make', f'PYTHON={tmp_path}/python', *arguments], cwd=project,
-                              capture_output=True, text=True, env=env)
+        return subprocess.run(
+            ['make', f'PYTHON={tmp_path}/python', *arguments], cwd=project, capture_output=True, text=True, env=env
+        )
 
     def calls(self, tmp_path: Path) -> list[str]:
         record = tmp_path / 'calls'

@@ -23,16 +23,15 @@ pytest.importorskip('onnxruntime', reason='exported files need pip install .[exp
 import onnx
 import openvino
 from test_deployment import disturb
+from toy.dataset import write_toy_dataset
+from toy.scene import CLASSES
 
-from mnv2_backbone.deployment.export import Wish, export
-from mnv2_backbone.deployment.exported import Exported
-from mnv2_backbone.deployment.runtimes import load_runtime
+from mnv2_backbone.deployment.export import ExportOptions, export
+from mnv2_backbone.deployment.predictor import Predictor
 from mnv2_backbone.errors import UserError
-from mnv2_backbone.inference import Predictor
-from mnv2_backbone.runtime import cli
-from mnv2_backbone.runtime.amp import multiplies_bfloat16
-from mnv2_backbone.runtime.options import load_config
-from mnv2_backbone.toydata import CLASSES, write_toy_dataset
+from mnv2_backbone.training import command_line as cli
+from mnv2_backbone.training.cpu import multiplies_bfloat16
+from mnv2_backbone.training.options import load_config
 
 # Few layers: tracing takes most of the time.
 DETECTOR = {
@@ -84,15 +83,15 @@ def detector(tmp_path_factory):
     done = tool('export', built.config, built.weights, '--out', built.onnx, *built.options)
     assert done.returncode == 0, done.stderr
     built.pictures = [cv2.imread(str(path)) for path in sorted((toy / 'val').glob('*.jpg'))]
-    built.files = {Wish('onnx'): built.onnx}
+    built.files = {ExportOptions('onnx'): built.onnx}
 
     def file(precision, format='onnx', nms=False):
         """Exports once in this process."""
-        wish = Wish(format, precision, toy / 'train' if precision == 'int8' else None, nms)
+        wish = ExportOptions(format, precision, toy / 'train' if precision == 'int8' else None, nms)
         if wish not in built.files:
             out = folder / f'{format}_{precision}_{nms}{dict(onnx=".onnx", openvino=".xml", pt2=".pt2")[format]}'
             cfg = load_config(built.config, {**DETECTOR, 'data_root': str(toy)})
-            with graph_of(built.files.get(Wish('onnx', nms=nms)) if format != 'pt2' else None):
+            with graph_of(built.files.get(ExportOptions('onnx', nms=nms)) if format != 'pt2' else None):
                 export(cfg, built.weights, wish, out)
             built.files[wish] = out
         return built.files[wish]
@@ -107,7 +106,7 @@ def graph_of(path):
     """Takes the ONNX graph that other files begin with from one that is there: tracing it again takes seconds."""
     with pytest.MonkeyPatch.context() as patch:
         if path is not None:
-            patch.setattr('mnv2_backbone.deployment.formats.to_onnx', lambda network: onnx.load(path))
+            patch.setattr('mnv2_backbone.deployment.graph.to_onnx', lambda *_: onnx.load(path))
         yield
 
 
@@ -118,7 +117,7 @@ def tool(name, *arguments, **options):
 
 def raw(path, picture):
     """Boxes and scores before they are thinned out."""
-    return load_runtime(Path(path))(picture[None])[:2]
+    return Predictor.from_file(path).run.run(picture[None])[:2]
 
 
 def same_objects(found, wanted, atol):
@@ -131,17 +130,17 @@ def same_objects(found, wanted, atol):
 
 
 def test_a_file_finds_what_the_model_finds_in_pictures_of_any_size_and_number(detector):
-    exported = Exported(detector.onnx)
+    exported = Predictor.from_file(detector.onnx)
     shapes = {picture.shape for picture in detector.pictures}
     assert len(shapes) > 1
     for picture, found in zip(detector.pictures, exported(detector.pictures)):
-        same_objects(found, detector.predict(picture).pred_instances, atol=2e-3)  # the resizing may differ by 1 of 255
+        same_objects(found, detector.predict([picture])[0], atol=2e-3)  # the resizing may differ by 1 of 255
     first = detector.pictures[0]
     small = cv2.resize(first, (96, 96))  # nothing to resize: only the arithmetic differs
     together = exported([small, small[::-1].copy(), small])
     assert torch.equal(together[0].bboxes, together[2].bboxes)
     for picture, found in zip([small, small[::-1].copy()], together):
-        same_objects(found, detector.predict(picture).pred_instances, atol=1e-4)
+        same_objects(found, detector.predict([picture])[0], atol=1e-4)
 
 
 def test_every_format_and_precision_is_near_float32(detector):
@@ -150,7 +149,7 @@ def test_every_format_and_precision_is_near_float32(detector):
     nearness = {}
     for format, precision in (('openvino', 'bf16'), ('pt2', 'fp32'), ('onnx', 'int8')):
         path = detector.file(precision, format)
-        assert Exported(path).precision == precision
+        assert Predictor.from_file(path).manifest.precision == precision
         other = raw(path, picture)
         nearness[format, precision] = float(np.abs(other[1] - scores).max())
         assert np.quantile(np.abs(other[0] - boxes), 0.95) < {'fp32': 0.01, 'bf16': 4, 'int8': 12}[precision]
@@ -159,9 +158,9 @@ def test_every_format_and_precision_is_near_float32(detector):
     rounded = nearness['openvino', 'bf16'] > 1e-5
     assert rounded == multiplies_bfloat16('cpu') and nearness['openvino', 'bf16'] < 0.05
     assert 1e-5 < nearness['onnx', 'int8'] < 0.2
-    compiled = Exported(detector.file('fp32', 'pt2'))
+    compiled = Predictor.from_file(detector.file('fp32', 'pt2'))
     planes = [np.ascontiguousarray(picture.transpose(2, 0, 1)) for picture in detector.pictures]
-    for plane, want in zip(planes, Exported(detector.onnx)(detector.pictures)):
+    for plane, want in zip(planes, Predictor.from_file(detector.onnx)(detector.pictures)):
         same_objects(compiled([plane.transpose(1, 2, 0)])[0], want, atol=1e-3)  # whatever the order in memory
 
 
@@ -183,8 +182,8 @@ def test_int8_is_per_channel_and_leaves_pictures_and_boxes_alone(detector):
 @pytest.mark.parametrize('format', ['onnx', 'openvino'])
 def test_boxes_thinned_out_inside_are_those_thinned_out_after(detector, format):
     detector.file('fp32', 'onnx', nms=True)
-    inside, outside = Exported(detector.file('fp32', format, nms=True)), Exported(detector.onnx)
-    assert inside.nms and not outside.nms
+    inside, outside = Predictor.from_file(detector.file('fp32', format, nms=True)), Predictor.from_file(detector.onnx)
+    assert inside.manifest.nms and not outside.manifest.nms
     for got, want in zip(inside(detector.pictures), outside(detector.pictures)):
         same_objects(got, want, atol=1e-4)
     two = [detector.pictures[0], detector.pictures[0][:, ::-1].copy()]
@@ -198,8 +197,8 @@ def test_what_has_to_be_known_is_in_the_file(detector):
     path = detector.file('bf16', 'openvino')
     info = openvino.Core().read_model(path).get_rt_info(['mnv2_backbone']).astype(str)
     assert json.loads(info)['recipe'] == manifest['recipe'] and json.loads(info)['precision'] == 'bf16'
-    recipe = Exported(detector.file('fp32', 'pt2')).recipe
-    assert recipe == Exported(detector.onnx).recipe
+    recipe = Predictor.from_file(detector.file('fp32', 'pt2')).recipe
+    assert recipe == Predictor.from_file(detector.onnx).recipe
     assert recipe.size == (96, 96) and recipe.sampling == 'opencv' and recipe.test_cfg['max_per_img'] == 30
 
 
@@ -222,7 +221,7 @@ def test_tools_run_the_file_as_they_run_the_checkpoint(detector, tmp_path, capsy
     done = tool('infer', picture, *line)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / f'out/{picture.stem}.json').read_text())['objects']
-    (wanted,) = Exported(detector.onnx)([cv2.imread(str(picture))])
+    (wanted,) = Predictor.from_file(detector.onnx)([cv2.imread(str(picture))])
     assert [thing['label'] for thing in found] == [CLASSES[label] for label in wanted.labels]
     assert (tmp_path / f'out/{picture.stem}.jpg').is_file()
 
@@ -247,11 +246,11 @@ def test_a_segmenter_takes_pictures_of_any_size(tmp_path):
     for format, suffix in (('onnx', '.onnx'), ('openvino', '.xml')):
         out = tmp_path / f'segmenter{suffix}'
         with graph_of(tmp_path / 'segmenter.onnx' if format == 'openvino' else None):
-            export(load_config(built.config, SEGMENTER), built.weights, Wish(format), out)
-        exported = Exported(out)
+            export(load_config(built.config, SEGMENTER), built.weights, ExportOptions(format), out)
+        exported = Predictor.from_file(out)
         assert exported.recipe.size is None and exported.recipe.task == 'segment'
         for picture, labels in zip(pictures, exported(pictures)):
-            wanted = predict(picture).pred_sem_seg.data[0].numpy()
+            wanted = predict([picture])[0]
             assert labels.shape == wanted.shape and len(np.unique(wanted)) > 1
             assert (labels == wanted).mean() > 0.999
         assert len(exported([pictures[0]] * 3)) == 3
@@ -266,12 +265,12 @@ def test_a_segmenter_that_resizes_labels_the_pixels_of_the_original(tmp_path):
     }
     built = build(tmp_path, 'deeplabv3lite_mnv2_demo.py', options, 'mmseg')
     out = tmp_path / 'segmenter.onnx'
-    export(load_config(built.config, options), built.weights, Wish('onnx'), out)
-    exported, predict = Exported(out), Predictor.from_checkpoint(built.cfg, built.weights)
+    export(load_config(built.config, options), built.weights, ExportOptions('onnx'), out)
+    exported, predict = Predictor.from_file(out), Predictor.from_checkpoint(built.cfg, built.weights)
     assert exported.recipe.size == (64, 64)
     coarse = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
     for picture in (cv2.resize(coarse, (64, 64)), cv2.resize(coarse, (90, 71))):
-        wanted = predict(picture).pred_sem_seg.data[0].numpy()
+        wanted = predict([picture])[0]
         assert len(np.unique(wanted)) > 1
         assert (exported([picture])[0] == wanted).mean() > 0.99
 
@@ -279,11 +278,14 @@ def test_a_segmenter_that_resizes_labels_the_pixels_of_the_original(tmp_path):
 MISTAKES = [
     (dict(format='tflite'), '--format tflite: allowed are onnx, openvino, pt2'),
     (dict(format='onnx', precision='int4'), '--precision int4: allowed are fp32, bf16, int8'),
-    (dict(format='onnx', precision='bf16'), '--precision bf16: onnx has none, openvino and pt2 have'),
-    (dict(format='pt2', precision='int8', calib=Path('x')), '--precision int8: pt2 has none, onnx and openvino have'),
+    (dict(format='onnx', precision='bf16'), '--precision bf16: not available in onnx files, only in openvino and pt2'),
+    (
+        dict(format='pt2', precision='int8', calib=Path('x')),
+        '--precision int8: not available in pt2 files, only in onnx and openvino',
+    ),
     (dict(format='onnx', precision='int8'), '--precision int8 needs --calib'),
     (dict(format='onnx', calib=Path('x')), '--calib is for --precision int8'),
-    (dict(format='pt2', nms=True), '--nms: onnx and openvino have it'),
+    (dict(format='pt2', nms=True), '--nms: only onnx and openvino files have NMS inside; for pt2 it runs outside'),
     (dict(format='onnx', size=(0, 300)), '--input-size 0 300: allowed are'),
 ]
 
@@ -291,7 +293,7 @@ MISTAKES = [
 @pytest.mark.parametrize(('options', 'words'), MISTAKES)
 def test_options_that_do_not_go_together_are_named(options, words):
     with pytest.raises(UserError, match=words):
-        Wish(**options)
+        ExportOptions(**options)
 
 
 @contextmanager
@@ -324,13 +326,13 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(detector, tmp_path, monkeypa
 
 
 def empty(folder):
-    return f'--calib {folder}/empty: no pictures in it; known are .jpg .jpeg .png .bmp .webp .tif .tiff\n'
+    return f'--calib {folder}/empty: no images in it; known are .jpg .jpeg .png .bmp .webp .tif .tiff\n'
 
 
 def test_a_missing_library_is_named_with_the_extra_that_has_it(monkeypatch):
-    monkeypatch.setattr('mnv2_backbone.deployment.export.find_spec', lambda name: None)
+    monkeypatch.setattr('mnv2_backbone.deployment.backends.find_spec', lambda name: None)
     with pytest.raises(UserError, match='--format openvino needs .*openvino: pip install "mnv2_backbone.export."'):
-        Wish('openvino')
+        ExportOptions('openvino')
 
 
 def test_files_of_others_and_damaged_ones_are_refused(detector, tmp_path):
@@ -338,12 +340,12 @@ def test_files_of_others_and_damaged_ones_are_refused(detector, tmp_path):
     del model.metadata_props[:]
     onnx.save(model, tmp_path / 'foreign.onnx')
     with pytest.raises(UserError, match='foreign.onnx .*not written by tools/export.py'):
-        Exported(tmp_path / 'foreign.onnx')
+        Predictor.from_file(tmp_path / 'foreign.onnx')
     (tmp_path / 'cut.onnx').write_bytes(detector.onnx.read_bytes()[:-500])
     with pytest.raises(UserError, match='cut.onnx cannot be loaded by onnxruntime'):
-        Exported(tmp_path / 'cut.onnx')
+        Predictor.from_file(tmp_path / 'cut.onnx')
     (tmp_path / 'alone.xml').write_bytes(detector.file('bf16', 'openvino').read_bytes())
     with pytest.raises(UserError, match='alone.bin does not exist'):
-        Exported(tmp_path / 'alone.xml')
+        Predictor.from_file(tmp_path / 'alone.xml')
     with pytest.raises(UserError, match=r'nothing\.onnx does not exist'):
-        Exported(tmp_path / 'nothing.onnx')
+        Predictor.from_file(tmp_path / 'nothing.onnx')

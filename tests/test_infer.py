@@ -35,7 +35,7 @@ def test_a_folder_is_detected_drawn_and_described(real_data, cache, photos, tmp_
     place(real_data, cache, 'ssdlite-coco')
     out = tmp_path / 'out'
     done = infer(photos, '--out-dir', out, '--score-thr', 0.3)
-    assert done.returncode == 1 and 'broken.jpg is not a picture' in done.stdout, done.stderr
+    assert done.returncode == 1 and 'broken.jpg is not an image' in done.stdout, done.stderr
     assert '2 of 3 files done' in done.stdout
     found = json.loads((out / 'room.json').read_text())
     labels = {thing['label'] for thing in found['objects']}
@@ -92,7 +92,7 @@ def test_a_segmenter_gives_an_indexed_mask(real_data, cache, tmp_path):  # noqa:
     ('arguments', 'words'),
     [
         (['nowhere/*.jpg'], 'nowhere/*.jpg: does not exist'),
-        (['README.md'], 'README.md: has no pictures'),
+        (['README.md'], 'README.md: has no images'),
         (['x.jpg', '--score-thr', '2'], '--score-thr 2.0: allowed are numbers from 0 to 1'),
         (['x.jpg', '--config', 'configs/ssdlite_mnv2_voc.py'], '--config without --weights'),
         (['x.jpg', '--weights', 'mine.pth'], '--weights mine.pth: name their --config too'),

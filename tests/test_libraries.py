@@ -19,9 +19,8 @@ from mmengine.registry import MODELS
 from test_backbone import shuffled as shuffle
 
 from mnv2_backbone import Classifier, MobileNetV2
+from mnv2_backbone.network.fit import WeightsError, load_backbone, load_into
 from mnv2_backbone.weights.convert import read, save
-from mnv2_backbone.weights.imported import WeightsError
-from mnv2_backbone.weights.load import load_backbone, load_into
 
 
 def shuffled(net: torch.nn.Module) -> torch.nn.Module:
@@ -32,9 +31,7 @@ def shuffled(net: torch.nn.Module) -> torch.nn.Module:
 
 def agree(found: torch.Tensor, expected: torch.Tensor) -> bool:
     """Whether two outputs are the same to 1e-4 of the greatest value."""
-    return found.shape == expected.shape and bool(
-        (found - expected).abs().max() <= 1e-4 * expected.abs().max()
-    )
+    return found.shape == expected.shape and bool((found - expected).abs().max() <= 1e-4 * expected.abs().max())
 
 
 def picture() -> torch.Tensor:
@@ -93,9 +90,11 @@ def test_timm_of_another_depth(tmp_path):
           for i, (out, stride) in enumerate(zip(outs, strides))),
         V2_DEF[-1],
     ]  # fmt: skip
-    ours = MobileNetV2(
-        spec=spec, out_indices=f'layer_{len(spec)}', padding='explicit', norm_cfg=dict(type='BN', eps=1e-5)
-    ).eval().double()
+    ours = (
+        MobileNetV2(spec=spec, out_indices=f'layer_{len(spec)}', padding='explicit', norm_cfg=dict(type='BN', eps=1e-5))
+        .eval()
+        .double()
+    )
     load_backbone(ours, found.state_dict)
     with torch.no_grad():
         assert agree(ours(picture())[0], theirs.forward_features(picture()))
@@ -166,7 +165,7 @@ def test_mmpretrain_classifier(tmp_path):
     check_classifier(lambda x: theirs(x, mode='tensor'), tmp_path / 'mmpretrain.pth', 1.4)
 
 
-HUGGING_FACE = '''
+HUGGING_FACE = """
 import sys
 from pathlib import Path
 import torch
@@ -186,7 +185,7 @@ for name, build, options in (
         y = net(x)
     net.save_pretrained(out / name)
     torch.save(y.last_hidden_state if hasattr(y, 'last_hidden_state') else y.logits, out / f'{name}.pt')
-'''
+"""
 
 
 @pytest.fixture(scope='module')

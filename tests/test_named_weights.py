@@ -14,8 +14,8 @@ from conftest import ROOT
 from mmdet.datasets import CocoDataset, VOCDataset
 
 from mnv2_backbone import MobileNetV2
+from mnv2_backbone.network.fit import WeightsError
 from mnv2_backbone.weights.fetch import obtain
-from mnv2_backbone.weights.imported import WeightsError
 from mnv2_backbone.weights.names import WEIGHTS
 from mnv2_backbone.weights.transfer import fit_classes
 
@@ -101,7 +101,7 @@ def test_a_full_disk_leaves_nothing(real_data, cache):
 import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 from mnv2_backbone.weights.fetch import obtain
-from mnv2_backbone.weights.imported import WeightsError
+from mnv2_backbone.network.fit import WeightsError
 try:
     obtain('imagenet-1.0')
 except WeightsError as error:

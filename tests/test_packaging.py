@@ -17,10 +17,10 @@ from mmengine.config import Config
 pytest.importorskip('mmdet', reason='the configs are of MMDetection and MMSegmentation: pip install .[mm]')
 
 import mnv2_backbone
-from mnv2_backbone import shipped
+from mnv2_backbone import configs as shipped
 from mnv2_backbone.errors import UserError
-from mnv2_backbone.runtime import cli
-from mnv2_backbone.runtime.options import load_config
+from mnv2_backbone.training import prepare
+from mnv2_backbone.training.options import load_config
 
 ROOT = Path(__file__).parents[1]
 MINE = """
@@ -80,7 +80,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Installed:
 
 def test_the_wheel_has_what_its_users_need_and_nothing_else(wheel: Installed) -> None:
     configs = files(wheel.source, 'configs/**/*.py') | {'configs/metafile.yml'}
-    tools = files(wheel.source, 'tools/*.py', 'tools/*.sh')
+    tools = files(wheel.source, 'tools/**/*.py', 'tools/*.sh')
     tools -= {'tools/build_mmcv.py', 'tools/demo.py', 'tools/results.py'}
     assert {'tools/train.py', 'tools/test.py', 'tools/infer.py', 'tools/dist_train.sh'} <= tools
     assert files(wheel.mim, '**/*') == configs | tools | {'model-index.yml'}
@@ -103,7 +103,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.fileio import load
 import mnv2_backbone
-from mnv2_backbone.runtime.options import load_config
+from mnv2_backbone.training.options import load_config
 from mnv2_backbone.weights.names import WEIGHTS
 
 package = Path(mnv2_backbone.__file__).parent
@@ -173,7 +173,7 @@ class TestInACheckout:
         args = argparse.Namespace(
             config='mnv2_backbone::ssdlite_mnv2_demo.py', cfg_options=None, launcher='none', work_dir=None
         )
-        assert cli._load(args).work_dir == 'work_dirs/ssdlite_mnv2_demo'
+        assert prepare._prepare(args, (prepare._place,))[0].work_dir == 'work_dirs/ssdlite_mnv2_demo'
 
     @pytest.mark.parametrize('name, message', [
         ('no/such_file.py', 'the config no/such_file.py does not exist'),

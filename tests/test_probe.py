@@ -11,8 +11,8 @@ from mmdet.datasets import VOCDataset
 from test_named_weights import cache, place  # noqa: F401 - a fixture
 
 from mnv2_backbone import Classifier
+from mnv2_backbone.network.fit import load_backbone
 from mnv2_backbone.weights.fetch import obtain
-from mnv2_backbone.weights.load import load_backbone
 
 CLASSES = VOCDataset.METAINFO['classes']
 

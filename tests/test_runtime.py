@@ -21,14 +21,14 @@ from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import DataLoader
 
+from mnv2_backbone.data.images import LoadImage, SkippedImagesHook, UnreadableImageError
 from mnv2_backbone.errors import UserError
-from mnv2_backbone.runtime.amp import BFloat16OptimWrapper
-from mnv2_backbone.runtime.checkpoint import CheckpointError, find_resume_point, read_checkpoint
-from mnv2_backbone.runtime.images import LoadImage, SkippedImagesHook, UnreadableImageError
-from mnv2_backbone.runtime.options import apply_options
-from mnv2_backbone.runtime.preflight import check_data
-from mnv2_backbone.runtime.reproducible import ReproducibleHook
-from mnv2_backbone.runtime.saving import AtomicCheckpointHook, AtomicLocalBackend
+from mnv2_backbone.network.checkpoint import CheckpointError, find_resume_point, read_checkpoint
+from mnv2_backbone.training.cpu import BFloat16OptimWrapper
+from mnv2_backbone.training.options import apply_options
+from mnv2_backbone.training.preflight import check_data
+from mnv2_backbone.training.reproducible import ReproducibleHook
+from mnv2_backbone.training.saving import AtomicCheckpointHook, AtomicLocalBackend
 
 # --- checkpoints
 
@@ -324,7 +324,7 @@ def test_every_picture_has_its_mask(tmp_path: Path) -> None:
         loader = dict(batch_size=3, drop_last=True, dataset=dict(dataset, **options))
         check_data(Config(dict(default_scope='mmseg', train_dataloader=loader)), ['train'])
 
-    with pytest.raises(UserError, match=r'no pictures in .*pictures, whose names end in \.jpg \(img_suffix\)'):
+    with pytest.raises(UserError, match=r'no images in .*pictures whose names end in \.jpg \(img_suffix\)'):
         check()
     for name in ('a', 'b', 'more/c'):
         (tmp_path / f'pictures/{name}.jpg').touch()
@@ -374,7 +374,7 @@ def test_freed_memory_is_kept() -> None:
     code = """
 import resource
 import torch
-from mnv2_backbone.runtime.memory import keep_freed_memory
+from mnv2_backbone.training.cpu import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -68,11 +68,7 @@ def test_every_plan_is_consistent(width, output_stride, finegrain, divisible_by,
         out_indices=ALL,
     )
     full = make_plan(
-        widen_factor=width,
-        finegrain=finegrain,
-        divisible_by=divisible_by,
-        min_depth=min_depth,
-        out_indices=ALL,
+        widen_factor=width, finegrain=finegrain, divisible_by=divisible_by, min_depth=min_depth, out_indices=ALL
     )
     channels, stride, reach = 3, 1, 1
     for layer, normal in zip(plan.layers, full.layers):

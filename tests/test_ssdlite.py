@@ -11,7 +11,7 @@ from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from torch.utils.flop_counter import FlopCounterMode
 
-from mnv2_backbone.ssdlite import TFAnchorGenerator
+from mnv2_backbone.network.anchors import TFAnchorGenerator
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -21,26 +21,20 @@ def mmdet_scope():
 
 
 TRAIN = ConfigDict(
-    assigner=dict(
-        type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.5, min_pos_iou=0.0, gt_max_assign_all=False
-    ),
+    assigner=dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.5, min_pos_iou=0.0, gt_max_assign_all=False),
     neg_pos_ratio=3,
     smoothl1_beta=1.0,
     allowed_border=-1,
     pos_weight=-1,
 )
-TEST = ConfigDict(
-    score_thr=0.02, nms_pre=-1, nms=dict(type='nms', iou_threshold=0.5), max_per_img=50, min_bbox_size=0
-)
+TEST = ConfigDict(score_thr=0.02, nms_pre=-1, nms=dict(type='nms', iou_threshold=0.5), max_per_img=50, min_bbox_size=0)
 
 
 def detector(num_classes=80, head=None, neck=None, **backbone):
     cfg = dict(
         type='mnv2_backbone.SSDLite',
         backbone=dict(
-            type='mnv2_backbone.MobileNetV2',
-            out_indices=('layer_15/expansion_output', 'layer_19'),
-            **backbone,
+            type='mnv2_backbone.MobileNetV2', out_indices=('layer_15/expansion_output', 'layer_19'), **backbone
         ),
         neck=dict(type='mnv2_backbone.SSDLiteNeck', **(neck or {})),
         bbox_head=dict(type='mnv2_backbone.SSDLiteHead', num_classes=num_classes, **(head or {})),
@@ -157,9 +151,7 @@ def predictions():
                 min_sizes=[48, 100, 150, 202, 253, 304],
                 max_sizes=[100, 150, 202, 253, 304, 320],
             ),
-            bbox_coder=dict(
-                type='DeltaXYWHBBoxCoder', target_means=[0.0] * 4, target_stds=[0.1, 0.1, 0.2, 0.2]
-            ),
+            bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_means=[0.0] * 4, target_stds=[0.1, 0.1, 0.2, 0.2]),
             train_cfg=TRAIN,
             test_cfg=TEST,
         )

@@ -22,10 +22,11 @@ from mmengine.runner import CheckpointLoader
 
 pytest.importorskip('mmdet', reason='training a detector needs MMDetection: pip install .[mm]')
 
+from toy.dataset import write_toy_dataset
+
 from mnv2_backbone.errors import UserError
-from mnv2_backbone.runtime import cli
-from mnv2_backbone.runtime.checkpoint import read_checkpoint
-from mnv2_backbone.toydata import write_toy_dataset
+from mnv2_backbone.network.checkpoint import read_checkpoint
+from mnv2_backbone.training import command_line as cli
 
 ROOT = Path(__file__).parents[1]
 CONFIG = str(ROOT / 'configs/ssdlite_mnv2_demo.py')
@@ -88,10 +89,7 @@ def options(toy: Path, **changes: object) -> list[str]:
     return ['--cfg-options', *(f'{name}={value}' for name, value in values.items())]
 
 
-NO_WORKERS = dict(
-    train_dataloader__num_workers=0,
-    train_dataloader__persistent_workers=False,
-)
+NO_WORKERS = dict(train_dataloader__num_workers=0, train_dataloader__persistent_workers=False)
 
 
 def environment() -> dict[str, str]:
@@ -105,9 +103,7 @@ def call(*command: object, check: bool = True) -> subprocess.CompletedProcess[st
     line = [str(part) for part in command]
     if line[0].endswith('.py'):
         line.insert(0, sys.executable)
-    done = subprocess.run(
-        line, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run(line, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 or not check, done.stdout[-2000:] + done.stderr[-4000:]
     return done
 
@@ -191,9 +187,7 @@ def test_two_processes_equal_one(run: tuple[Path, str], toy: Path, tmp_path: Pat
     same_weights(run[0] / 'epoch_1.pth', tmp_path / 'epoch_1.pth', rtol=1e-3, atol=3e-4)
 
 
-def test_testing_prints_the_table_and_saves_predictions(
-    run: tuple[Path, str], toy: Path, tmp_path: Path
-) -> None:
+def test_testing_prints_the_table_and_saves_predictions(run: tuple[Path, str], toy: Path, tmp_path: Path) -> None:
     checkpoint = run[0] / f'epoch_{EPOCHS}.pth'
     results, pictures = tmp_path / 'results.pkl', tmp_path / 'pictures'
     done = call(
@@ -208,9 +202,7 @@ def test_testing_prints_the_table_and_saves_predictions(
         'tools/test.py', CONFIG, checkpoint, '--work-dir', tmp_path / 'work', '--tta',
         '--out', folder, *options(toy),
     )  # fmt: skip
-    assert {'image_id', 'bbox', 'score'} <= json.loads(
-        (folder / 'predictions.bbox.json').read_text()
-    )[0].keys()
+    assert {'image_id', 'bbox', 'score'} <= json.loads((folder / 'predictions.bbox.json').read_text())[0].keys()
 
 
 def break_annotations(toy: Path, **changes: object) -> None:
@@ -220,10 +212,7 @@ def break_annotations(toy: Path, **changes: object) -> None:
 
 
 MISTAKES = {
-    'config': (
-        lambda toy: ['configs/no_such.py'],
-        ['configs/no_such.py does not exist'],
-    ),
+    'config': (lambda toy: ['configs/no_such.py'], ['configs/no_such.py does not exist']),
     'data folder': (
         lambda toy: ['data_root=nowhere/toy'],
         ['train_dataloader.dataset.data_root', 'nowhere/toy', 'tools/make_toy_dataset.py'],
@@ -272,10 +261,7 @@ MISTAKES = {
         lambda toy: ['train_dataloader.batch_size=24'],
         ['13 images do not fill one batch of 24', 'drop_last=False'],
     ),
-    'mistyped key': (
-        lambda toy: ['model.bckbone.with_cp=True'],
-        ['no model.bckbone', 'did you mean backbone?'],
-    ),
+    'mistyped key': (lambda toy: ['model.bckbone.with_cp=True'], ['no model.bckbone', 'did you mean backbone?']),
     'mistyped top-level key': (
         lambda toy: ['train_dataloder.batch_size=2'],
         ['no train_dataloder', 'train_dataloader'],
@@ -284,28 +270,15 @@ MISTAKES = {
         lambda toy: ['max_epochs=3'],
         ['max_epochs', 'no effect', 'set it where it went: ', 'train_cfg.max_epochs'],
     ),
-    'list element': (
-        lambda toy: ['param_scheduler.7.end=3'],
-        ['param_scheduler is a list', 'by a number from 0 to '],
-    ),
-    'mistyped option of a class': (
-        lambda toy: ['model.backbone.widen_fctor=0.5'],
-        ["'widen_fctor'"],
-    ),
-    'checkpoint to start from': (
-        lambda toy: ['load_from=no_such.pth'],
-        ['checkpoint no_such.pth does not exist'],
-    ),
+    'list element': (lambda toy: ['param_scheduler.7.end=3'], ['param_scheduler is a list', 'by a number from 0 to ']),
+    'mistyped option of a class': (lambda toy: ['model.backbone.widen_fctor=0.5'], ["'widen_fctor'"]),
+    'checkpoint to start from': (lambda toy: ['load_from=no_such.pth'], ['checkpoint no_such.pth does not exist']),
 }
 
 
 @pytest.mark.parametrize('mistake', MISTAKES)
 def test_a_mistake_ends_in_one_message(
-    mistake: str,
-    toy: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    mistake: str, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')  # to be restored: the tools set it
     monkeypatch.setenv('LOCAL_RANK', '0')

@@ -16,17 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
-
-from mnv2_backbone import toydata
-from mnv2_backbone.toydata import (
-    CLASSES,
-    PALETTE,
-    Scene,
-    SceneOptions,
-    draw_scene,
-    scene_at,
-    write_toy_dataset,
-)
+from toy import dataset as toydata
+from toy.dataset import scene_at, write_toy_dataset
+from toy.scene import CLASSES, PALETTE, Scene, SceneOptions, draw_scene
 
 ROOT = Path(__file__).parents[1]
 TOOL = ROOT / 'tools' / 'make_toy_dataset.py'
@@ -89,8 +81,7 @@ def test_scene_keeps_its_promises(seed: int, options: SceneOptions) -> None:
         outside = np.argwhere(mask & ~whole[room : room + height, room : room + width])
         for y, x in outside.tolist():
             distances = [
-                cv2.pointPolygonTest(p.astype(np.float32), (x + 0.5, y + 0.5), True)
-                for p in scene.outlines[k]
+                cv2.pointPolygonTest(p.astype(np.float32), (x + 0.5, y + 0.5), True) for p in scene.outlines[k]
             ]
             assert min(abs(distance) for distance in distances) < 0.9
         # Pixels half covered may count or not, a few along the edge.
@@ -108,9 +99,7 @@ def test_scene_keeps_its_promises(seed: int, options: SceneOptions) -> None:
 
 
 def test_what_is_in_front_hides_what_is_behind() -> None:
-    options = SceneOptions(
-        side=(160, 200), objects=(6, 9), distractors=0, min_visible=0.5, max_box_iou=0.9
-    )
+    options = SceneOptions(side=(160, 200), objects=(6, 9), distractors=0, min_visible=0.5, max_box_iou=0.9)
     hidden = 0
     for seed in range(12):
         scene = draw_scene(np.random.default_rng(seed), options)
@@ -232,9 +221,7 @@ def test_a_finished_set_is_kept_and_any_other_replaced(tmp_path: Path) -> None:
     assert folder_bytes(out) == fewer
 
 
-def test_an_interrupted_set_is_written_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_set_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, draw = tmp_path / 'set', toydata.draw_scene
     drawn = []
 
@@ -309,12 +296,9 @@ def test_bad_arguments_write_nothing(tmp_path: Path, bad: dict, message: str) ->
 
 def test_needs_neither_torch_nor_mm() -> None:
     program = (
-        'import sys, types\n'
-        'package = types.ModuleType("mnv2_backbone")\n'
-        f'package.__path__ = [{str(ROOT / "mnv2_backbone")!r}]\n'
-        'sys.modules["mnv2_backbone"] = package\n'
-        'import mnv2_backbone.toydata\n'
-        'heavy = {"torch", "torchvision", "mmengine", "mmcv", "mmdet"} & set(sys.modules)\n'
+        f'import sys; sys.path.insert(0, {str(ROOT / "tools")!r})\n'
+        'import toy.dataset\n'
+        'heavy = {"torch", "torchvision", "mmcv", "mmdet"} & set(sys.modules)\n'
         'sys.exit(f"imported {heavy}" if heavy else 0)\n'
     )
     subprocess.run([sys.executable, '-c', program], check=True)
@@ -322,16 +306,12 @@ def test_needs_neither_torch_nor_mm() -> None:
 
 def test_tool(tmp_path: Path) -> None:
     def run(*args: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, str(TOOL), *args], capture_output=True, text=True, cwd=tmp_path
-        )
+        return subprocess.run([sys.executable, str(TOOL), *args], capture_output=True, text=True, cwd=tmp_path)
 
     arguments = ['--train', '3', '--val', '2', '--side', '100', '140', '--seed', '5']
     done = run('set', *arguments, '--preview', 'pictures/sheet.png')
     assert done.returncode == 0, done.stderr
-    expected = write_toy_dataset(
-        tmp_path / 'expected', 3, 2, seed=5, options=SceneOptions(side=(100, 140))
-    )
+    expected = write_toy_dataset(tmp_path / 'expected', 3, 2, seed=5, options=SceneOptions(side=(100, 140)))
     assert folder_bytes(tmp_path / 'set') == folder_bytes(expected)
     assert cv2.imread(str(tmp_path / 'pictures/sheet.png')).shape[1] == 1280
 

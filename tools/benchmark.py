@@ -5,8 +5,6 @@ random, with norms and scores as of trained networks, see mnv2_backbone/benchmar
 does nothing else.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import signal
@@ -18,22 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
+from speed.measure import Row, run_task
+from speed.plot import SIZES, WIDTHS, draw_costs
+from speed.table import as_table, write_json
+from speed.variants import NAMES, TASKS, Variant, variants
+from speed.workers import Failed, Missing, Worker
 
-from mnv2_backbone.benchmark.measure import Row, run_task
-from mnv2_backbone.benchmark.plot import SIZES, WIDTHS, draw_costs
-from mnv2_backbone.benchmark.table import as_table, write_json
-from mnv2_backbone.benchmark.variants import NAMES, TASKS, Variant, variants
-from mnv2_backbone.benchmark.workers import Failed, Missing, Worker
-from mnv2_backbone.errors import UserError
-from mnv2_backbone.runtime.amp import multiplies_bfloat16
+from mnv2_backbone.errors import UserError, command
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 DATA = Path('data/coco')
-PICTURES = ('.png', '.svg', '.pdf')
+IMAGES = ('.png', '.svg', '.pdf')
 
 
+@command
 def main() -> int:
     """Runs the command line."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
@@ -46,27 +43,21 @@ def main() -> int:
     )
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu', help='cuda: eager rows and training')
     parser.add_argument(
-        '--data', type=Path, metavar='COCO_ROOT', help=f'to train on (default: {DATA}, or drawn pictures without it)'
+        '--data', type=Path, metavar='COCO_ROOT', help=f'to train on (default: {DATA}, or drawn images without it)'
     )
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the rows here too')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='also write the rows to this file')
     parser.add_argument(
-        '--plot', type=Path, metavar='FILE.png', help='draw instead what the deployed backbone costs by size and width'
+        '--plot', type=Path, metavar='FILE.png', help='draw the time of the deployed backbone by size and width instead'
     )
     args = parser.parse_args()
     # Ended from outside, it ends its processes and removes its files.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        check(args)
-        return plot(args) if args.plot else run(args)
-    except UserError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
+    check(args)
+    return plot(args) if args.plot else run(args)
 
 
 def check(args: argparse.Namespace) -> None:
     """Refuses what cannot be done."""
-    if args.device == 'cuda' and not torch.cuda.is_available():
-        raise UserError('--device cuda: there is no GPU that torch can use; allowed is cpu')
     for option, known in (('tasks', TASKS), ('names', NAMES)):
         for given in getattr(args, option).split(','):
             if given not in known:
@@ -76,17 +67,22 @@ def check(args: argparse.Namespace) -> None:
             raise UserError(f'--names {args.names}: the task {task} has no such row')
     for option in ('threads', 'repeats'):
         if getattr(args, option) < 1:
-            raise UserError(f'--{option} {getattr(args, option)}: allowed are whole numbers from 1')
+            raise UserError(f'--{option} {getattr(args, option)}: allowed are integers from 1')
     if args.data and not (args.data / 'annotations/instances_train2017.json').is_file():
         raise UserError(f'--data {args.data}: there is no annotations/instances_train2017.json in it')
     for option in ('json', 'plot'):
         path = getattr(args, option)
         if path and not path.parent.is_dir():
             raise UserError(f'--{option} {path}: the folder {path.parent} does not exist')
-    if args.plot and args.plot.suffix not in PICTURES:
-        raise UserError(f'--plot {args.plot}: allowed are files that end in {", ".join(PICTURES)}')
+    if args.plot and args.plot.suffix not in IMAGES:
+        raise UserError(f'--plot {args.plot}: allowed are files that end in {", ".join(IMAGES)}')
     if args.plot and find_spec('matplotlib') is None:
         raise UserError('--plot needs matplotlib: pip install "mnv2_backbone[logs]"')
+    if args.device == 'cuda':
+        import torch
+
+        if not torch.cuda.is_available():
+            raise UserError('--device cuda: there is no GPU that torch can use; allowed is cpu')
 
 
 def plot(args: argparse.Namespace) -> int:
@@ -94,7 +90,7 @@ def plot(args: argparse.Namespace) -> int:
     what = dict(sizes=SIZES, widths=WIDTHS, repeats=args.repeats)
     with tempfile.TemporaryDirectory(prefix='mnv2_benchmark_') as folder, Console(stderr=True).status('measuring'):
         log = Path(folder, 'log.txt')
-        with Worker('mnv2_backbone.benchmark.plot:measure_costs', what, args.threads, log) as worker:
+        with Worker('speed.plot:measure_costs', what, args.threads, log) as worker:
             costs = worker.ready()['costs']
     draw_costs(costs, SIZES, args.threads, args.plot)
     for width, times in costs.items():
@@ -103,7 +99,9 @@ def plot(args: argparse.Namespace) -> int:
 
 
 def wanted(task: str, args: argparse.Namespace) -> list[Variant]:
-    """The rows asked for; those in bfloat16 only where it is multiplied: elsewhere runtimes compute something else."""
+    """The rows asked for; those in bfloat16 only if it is multiplied: otherwise runtimes compute something else."""
+    from mnv2_backbone.training.cpu import multiplies_bfloat16
+
     return [
         variant
         for variant in variants(task, args.device)
@@ -112,7 +110,9 @@ def wanted(task: str, args: argparse.Namespace) -> list[Variant]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measures and prints; the exit status is 1 where a row failed."""
+    """Measures and prints; the exit status is 1 if a row failed."""
+    from mnv2_backbone.training.cpu import multiplies_bfloat16
+
     rows: list[Row] = []
     notes: list[str] = []
     rates: list[float] = []
@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
             with tempfile.TemporaryDirectory(prefix='mnv2_benchmark_') as folder:
                 try:
                     found, rate, lines = run_in(Path(folder), task, args, status.update)
-                except (Missing, Failed) as error:  # in what all rows need
+                except (Missing, Failed) as error:  # in something that all rows need
                     notes.append(f'{task} failed: {error}')
                     continue
             rows, notes, rates = rows + found, notes + lines, [*rates, rate]
@@ -146,7 +146,7 @@ def run_in(
     notes = []
 
     def ask(name: str, **options: Any) -> dict[str, Any]:
-        with Worker(f'mnv2_backbone.benchmark.{name}', {**common, **options}, args.threads, folder / 'log.txt') as one:
+        with Worker(f'speed.{name}', {**common, **options}, args.threads, folder / 'log.txt') as one:
             return one.ready()
 
     say(f'{task}: making inputs')
@@ -158,11 +158,11 @@ def run_in(
     if not data.is_dir():
         data = folder / 'toy'
         ask('inputs:write_toy_coco', folder=data)
-        notes.append(f'train: drawn pictures of about 560x560, as there is no {DATA}')
+        notes.append(f'train: drawn images of about 560x560, as there is no {DATA}')
     common['data'] = data.absolute()
     say(f'{task}: pipelines')
     times = ask('ours:train_pipelines', samples=args.repeats)
-    each = ', '.join(f'{name} {np.median(x):.1f} ms a picture' for name, x in times.items())
+    each = ', '.join(f'{name} {np.median(x):.1f} ms an image' for name, x in times.items())
     notes.append(f'train: pipelines alone, in one thread: {each}')
     found, rate, lines = run_task(wanted(task, args), common, args.threads, -(-args.repeats // 5), say)
     return found, rate, notes + lines

@@ -1,23 +1,21 @@
 #!/usr/bin/env python3
 """Build mmcv with its compiled operators and install it, in about one minute on two cores.
 
-mmcv 2.1.0 and onedl-mmcv 2.3.6 come as sources: about eighty small C++ files that each read all
-of PyTorch's headers again, which takes most of the ten minutes of a plain build. Here the same,
-unmodified files are compiled as a few larger translation units: each unit is a generated file
-that includes its share of the sources. CUDA files (``.cu``) stay as they are.
+mmcv 2.1.0 and onedl-mmcv 2.3.6 come as sources: about eighty small C++ files that each read all of PyTorch's headers
+again, which takes most of the ten minutes of a plain build. Here the same, unmodified files are compiled as a few
+larger translation units: each unit is a generated file that includes its share of the sources. CUDA files (``.cu``)
+stay as they are.
 
-The finished wheel is kept outside the project, one per Python, platform, torch version and kind
-of operators, because a wheel built against another torch does not load. pip's own cache knows
-no such difference, so it is not used for this wheel.
-
-Which operators are built: CUDA ones where torch sees a GPU and a CUDA toolkit is installed;
-``FORCE_CUDA=1`` or ``FORCE_CUDA=0`` decides otherwise.
+The finished wheel is kept outside the project, one per Python, platform, torch version and kind of operators, because a
+wheel built against another torch does not load. CUDA operators are built if torch sees a GPU and a CUDA toolkit is
+installed; ``FORCE_CUDA=1`` or ``FORCE_CUDA=0`` decides otherwise.
 
 Run it with the interpreter mmcv is wanted for; torch, setuptools, wheel and ninja must be there::
 
     .venv/bin/python tools/build_mmcv.py mmcv==2.1.0
-    .venv/bin/python tools/build_mmcv.py -r requirements.txt   # with all else that is pinned there
+    .venv/bin/python tools/build_mmcv.py -r requirements.txt   # with everything else that is pinned there
 """
+
 from __future__ import annotations
 
 import argparse
@@ -36,21 +34,15 @@ from typing import NoReturn
 
 # Where the C++ sources lie inside an mmcv source tree.
 SOURCE_ROOT = Path('mmcv/ops/csrc/pytorch')
-
 # Compiled by itself: the Python bindings take as long as all the rest.
 ALONE = ('pybind.cpp',)
-
-# These define templates of the same names, so each needs a unit of its own; there are as many
-# units as there are files here.
-CLASHING = ('cpu/bezier_align.cpp', 'cpu/roi_align.cpp', 'cpu/roi_align_rotated.cpp',
-            'cpu/rotated_feature_align.cpp')
-
+# These define templates of the same names, so each needs a unit of its own; there are as many units as there are files
+# here.
+CLASHING = ('cpu/bezier_align.cpp', 'cpu/roi_align.cpp', 'cpu/roi_align_rotated.cpp', 'cpu/rotated_feature_align.cpp')
 # Defines the macros `min` and `max`: nothing may follow it in its unit.
 LAST = ('cpu/psamask.cpp',)
-
 # Peak memory of one compiler process, in bytes, to limit how many run at once.
 MEMORY_PER_JOB = 2 * 2**30
-
 # A pinned mmcv, of either line.
 PIN = re.compile(r'(onedl-)?mmcv==[\w.]+')
 
@@ -78,15 +70,7 @@ def fail(message: str) -> NoReturn:
 
 
 def plan_units(sources: Sequence[str]) -> list[list[str]]:
-    """Distributes source files over translation units.
-
-    Args:
-        sources: Paths of the ``.cpp`` files, relative to the source root, with ``/``.
-
-    Returns:
-        One list of paths per unit, in the order of inclusion; every source is in exactly one
-        unit and no unit is empty.
-    """
+    """Distributes source files, by their paths below the source root, over translation units."""
     units: list[list[str]] = [[] for _ in CLASHING]
     free = sorted(s for s in sources if s not in ALONE + CLASHING + LAST)
     for index, source in enumerate(free):
@@ -102,17 +86,8 @@ def plan_units(sources: Sequence[str]) -> list[list[str]]:
 def unify(tree: Path) -> list[list[str]]:
     """Rearranges an mmcv source tree so that its own setup compiles few translation units.
 
-    mmcv's setup compiles every ``.cpp`` file it finds, so the sources of a unit are renamed to
-    ``.cpp.inc``, in place: what they include by a relative path is still found.
-
-    Args:
-        tree: The unpacked source distribution; changed in place.
-
-    Returns:
-        The units as of `plan_units`.
-
-    Raises:
-        FileNotFoundError: The tree holds no operator sources.
+    mmcv's setup compiles every ``.cpp`` file it finds, so the sources of a unit are renamed to ``.cpp.inc``, in place:
+    what they include by a relative path is still found.
     """
     root = tree / SOURCE_ROOT
     found = (*root.glob('*.cpp'), *root.glob('cpu/*.cpp'))
@@ -135,13 +110,7 @@ def cache_root(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def cache_key(requirement: str, torch_version: str, operators: str) -> str:
-    """Names the folder of one wheel: what it was built from and what it can be loaded by.
-
-    Args:
-        requirement: The pinned distribution, such as ``mmcv==2.1.0``.
-        torch_version: ``torch.__version__`` with its local part, such as ``2.13.0+cu130``.
-        operators: The kind of operators, as of `choose_operators`.
-    """
+    """Names the folder of one wheel: what it was built from and what it can be loaded by."""
     system = sysconfig.get_platform()
     python = f'{sys.implementation.name}{sys.version_info.major}.{sys.version_info.minor}'
     key = f'{requirement}-{python}-{system}-torch{torch_version}-{operators}'
@@ -153,8 +122,9 @@ def nvcc_major(cuda_home: str | None) -> int | None:
     if not cuda_home:
         return None
     try:
-        text = subprocess.run([os.path.join(cuda_home, 'bin', 'nvcc'), '--version'],
-                              capture_output=True, text=True, check=True).stdout
+        text = subprocess.run(
+            [os.path.join(cuda_home, 'bin', 'nvcc'), '--version'], capture_output=True, text=True, check=True
+        ).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
     found = re.search(r'release (\d+)\.', text)
@@ -162,18 +132,16 @@ def nvcc_major(cuda_home: str | None) -> int | None:
 
 
 def choose_operators() -> str:
-    """Decides what is built for the torch of this interpreter.
-
-    Returns:
-        ``'cpu'``, or ``'cuda'`` with the compute capabilities, such as ``'cuda-9.0'``.
-    """
+    """What is built for the torch of this interpreter: ``'cpu'``, or ``'cuda'`` with the compute capabilities."""
     import torch
+
     forced = os.environ.get('FORCE_CUDA')
     if forced not in (None, '', '0', '1'):
         fail(f'FORCE_CUDA={forced}: must be 0 or 1')
     if forced == '0' or (forced != '1' and not torch.cuda.is_available()):
         return 'cpu'
     from torch.utils.cpp_extension import CUDA_HOME
+
     found, wanted = nvcc_major(CUDA_HOME), torch.version.cuda
     if wanted is None:
         fail(f'FORCE_CUDA=1, but torch {torch.__version__} is a build without CUDA')
@@ -181,9 +149,12 @@ def choose_operators() -> str:
         have = f'CUDA_HOME={CUDA_HOME} holds ' + (f'CUDA {found}' if found else 'no CUDA compiler')
         if forced == '1':
             fail(f'FORCE_CUDA=1, but {have}; torch {torch.__version__} needs CUDA {wanted}')
-        print(f'note: there is a GPU, but {have}, and torch needs CUDA {wanted}: building the CPU '
-              'operators only.\n      What calls mmcv.ops on the GPU, NMS for one, will fail; '
-              'with the toolkit installed, remove the environment and run this again.', flush=True)
+        print(
+            f'note: there is a GPU, but {have}, and torch needs CUDA {wanted}: building the CPU '
+            'operators only.\n      What calls mmcv.ops on the GPU, NMS for one, will fail; '
+            'with the toolkit installed, remove the environment and run this again.',
+            flush=True,
+        )
         return 'cpu'
     arches = os.environ.get('TORCH_CUDA_ARCH_LIST')
     if not arches:
@@ -197,23 +168,25 @@ def check_toolchain() -> None:
     """Ends the program with a clear message where this machine cannot compile an extension."""
     # Asked of whatever interpreter the user has, before anything is installed.
     if sys.version_info < (3, 10):  # noqa: UP036
-        fail(f'Python {platform.python_version()} at {sys.executable} is too old: 3.10 or newer '
-             'is needed (make PYTHON=/path/to/python3.11)')
+        fail(
+            f'Python {platform.python_version()} at {sys.executable} is too old: 3.10 or newer '
+            'is needed (make PYTHON=/path/to/python3.11)'
+        )
     for variable, default in (('CC', 'cc'), ('CXX', 'c++')):
         compiler = os.environ.get(variable) or default
         if shutil.which(compiler.split()[0]) is None:
-            fail(f'no compiler {compiler!r} found; mmcv is built from source. Install gcc and g++ '
-                 f"(Debian: apt-get install build-essential), or set {variable}")
+            fail(
+                f'no compiler {compiler!r} found; mmcv is built from source. Install gcc and g++ '
+                f'(Debian: apt-get install build-essential), or set {variable}'
+            )
     header = Path(sysconfig.get_path('include')) / 'Python.h'
     if not header.is_file():
-        fail(f"{header} is missing: install Python's development files "
-             '(Debian: apt-get install python3-dev)')
+        fail(f"{header} is missing: install Python's development files (Debian: apt-get install python3-dev)")
     try:
         import ensurepip  # noqa: F401
         import venv  # noqa: F401
     except ImportError:
-        fail(f'{sys.executable} cannot make virtual environments '
-             '(Debian: apt-get install python3-venv)')
+        fail(f'{sys.executable} cannot make virtual environments (Debian: apt-get install python3-venv)')
 
 
 def default_jobs() -> int:
@@ -221,7 +194,7 @@ def default_jobs() -> int:
     given = os.environ.get('MAX_JOBS')
     if given:
         if not given.isdecimal() or int(given) < 1:
-            fail(f'MAX_JOBS={given}: must be a whole number, 1 or more')
+            fail(f'MAX_JOBS={given}: must be an integer, 1 or more')
         return int(given)
     # Not every system can tell which cores a process may use.
     affinity = getattr(os, 'sched_getaffinity', None)
@@ -236,14 +209,10 @@ def pip(*arguments: str) -> list[str]:
 
 
 def fetch(requirement: str, folder: Path) -> Path:
-    """Downloads a source distribution through pip and unpacks it.
-
-    Returns:
-        The root of the unpacked tree.
-    """
+    """Downloads a source distribution through pip and unpacks it; returns the root of its tree."""
     # pip runs the project's setup to read its name, which needs the torch that is installed.
-    subprocess.run(pip('download', '-q', '--no-deps', '--no-build-isolation',
-                       '--no-binary', ':all:', '-d', str(folder), requirement), check=True)
+    options = ('-q', '--no-deps', '--no-build-isolation', '--no-binary', ':all:', '-d', str(folder))
+    subprocess.run(pip('download', *options, requirement), check=True)
     archive = next(folder.glob('*.tar.gz'))
     with tarfile.open(archive) as tar:
         if hasattr(tarfile, 'data_filter'):
@@ -254,15 +223,20 @@ def fetch(requirement: str, folder: Path) -> Path:
 
 
 def run_logged(command: Sequence[str], env: Mapping[str, str], log: Path) -> bool:
-    """Runs a build, writing all it says to a file and only ninja's counter to the terminal.
-
-    Returns:
-        Whether the command succeeded.
-    """
+    """Runs a build, writing all its output to a file and only ninja's counter to the terminal; True if it succeeded."""
     step = re.compile(r'^\s*\[(\d+)/(\d+)\]')
-    with log.open('w', encoding='utf-8') as file, subprocess.Popen(
-            command, env=dict(env), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            encoding='utf-8', errors='replace') as process:
+    with (
+        log.open('w', encoding='utf-8') as file,
+        subprocess.Popen(
+            command,
+            env=dict(env),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding='utf-8',
+            errors='replace',
+        ) as process,
+    ):
         assert process.stdout is not None
         for line in process.stdout:
             file.write(line)
@@ -277,28 +251,16 @@ def excerpt(log: Path, length: int = 30) -> list[str]:
     lines = log.read_text(encoding='utf-8', errors='replace').splitlines()
     first = next((i for i, line in enumerate(lines) if re.search(r'\berror: ', line)), len(lines))
     start = max(0, min(first - 5, len(lines) - length))
-    return [line[:200] for line in lines[start:start + length]]
+    return [line[:200] for line in lines[start : start + length]]
 
 
 def build(requirement: str, folder: Path, operators: str, jobs: int) -> Path:
-    """Builds a wheel.
-
-    Args:
-        requirement: The pinned distribution.
-        folder: Where the wheel and the log ``build.log`` go.
-        operators: As of `choose_operators`.
-        jobs: Compilers at once.
-
-    Returns:
-        The wheel, which appears under its name only when it is complete.
-    """
+    """Builds a wheel into a folder, beside ``build.log``; it appears under its name only when it is complete."""
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / 'build.log'
     kind = 'CPU' if operators == 'cpu' else 'CUDA'
-    print(f'building {requirement} with its {kind} operators, {jobs} compilers at once; '
-          f'the log is {log}', flush=True)
-    env = dict(os.environ, MAX_JOBS=str(jobs), FORCE_CUDA='0' if operators == 'cpu' else '1',
-               MMCV_WITH_OPS='1')
+    print(f'building {requirement} with its {kind} operators, {jobs} compilers at once; the log is {log}', flush=True)
+    env = dict(os.environ, MAX_JOBS=str(jobs), FORCE_CUDA='0' if operators == 'cpu' else '1', MMCV_WITH_OPS='1')
     # ninja is called by its name and lies beside an interpreter that may not be on the path.
     env['PATH'] = os.path.dirname(sys.executable) + os.pathsep + env.get('PATH', '')
     if operators == 'cpu':
@@ -310,12 +272,15 @@ def build(requirement: str, folder: Path, operators: str, jobs: int) -> Path:
         scratch = Path(name)
         tree = fetch(requirement, scratch)
         unify(tree)
-        done = run_logged(pip('wheel', '-v', '--no-deps', '--no-build-isolation',
-                              '-w', str(scratch / 'out'), str(tree)), env, log)
+        done = run_logged(
+            pip('wheel', '-v', '--no-deps', '--no-build-isolation', '-w', str(scratch / 'out'), str(tree)), env, log
+        )
         if not done:
             print('\n'.join(excerpt(log)), file=sys.stderr)
-            fail(f'{requirement} did not compile; an excerpt is above, the whole log is {log}. '
-                 f'The plain way: pip install --no-build-isolation --no-cache-dir {requirement}')
+            fail(
+                f'{requirement} did not compile; an excerpt is above, the whole log is {log}. '
+                f'The plain way: pip install --no-build-isolation --no-cache-dir {requirement}'
+            )
         wheel = next((scratch / 'out').glob('*.whl'))
         partial = folder / f'{wheel.name}.{os.getpid()}.partial'
         shutil.copyfile(wheel, partial)
@@ -325,52 +290,56 @@ def build(requirement: str, folder: Path, operators: str, jobs: int) -> Path:
 
 
 def install(wheel: Path, wanted: Sequence[str], operators: str) -> None:
-    """Installs a wheel and what else is wanted, then runs one of mmcv's operators.
-
-    Args:
-        wheel: The wheel of mmcv; replaces an mmcv of the same version built against another torch.
-        wanted: What pip is to complete the installation from: requirements or ``-r FILE``.
-        operators: As of `choose_operators`.
-    """
+    """Installs a wheel and what else is wanted (requirements or ``-r FILE``), then runs one of mmcv's operators."""
     print(f'installing {wheel.name} and what it is wanted with', flush=True)
     # Byte code is made at the first import: doing it for all of torch would take half a minute.
-    subprocess.run(pip('install', '-q', '--no-compile', '--force-reinstall', '--no-deps',
-                       str(wheel)), check=True)
+    subprocess.run(pip('install', '-q', '--no-compile', '--force-reinstall', '--no-deps', str(wheel)), check=True)
     subprocess.run(pip('install', '-q', '--no-compile', *wanted), check=True)
     devices = ['cpu'] if operators == 'cpu' else ['cpu', 'cuda']
     if subprocess.run([sys.executable, '-c', CHECK, *devices]).returncode:
-        fail(f'mmcv is installed, but its operators do not work; if another build could help, '
-             f'remove {wheel} and try again')
+        fail(
+            f'mmcv is installed, but its operators do not work; if another build could help, '
+            f'remove {wheel} and try again'
+        )
 
 
 def read_pin(files: Sequence[Path]) -> str:
-    """Returns the pinned mmcv among requirement files.
-
-    Raises:
-        ValueError: Not exactly one is pinned.
-    """
-    pins = [line.strip() for file in files for line in file.read_text(encoding='utf-8').splitlines()
-            if PIN.fullmatch(line.strip())]
+    """Returns the one pinned mmcv among requirement files."""
+    pins = [
+        line.strip()
+        for file in files
+        for line in file.read_text(encoding='utf-8').splitlines()
+        if PIN.fullmatch(line.strip())
+    ]
     if len(pins) != 1:
         names = ', '.join(map(str, files))
-        raise ValueError(f'expected one line mmcv==VERSION or onedl-mmcv==VERSION in {names}, '
-                         f'found {len(pins)}')
+        raise ValueError(f'expected one line mmcv==VERSION or onedl-mmcv==VERSION in {names}, found {len(pins)}')
     return pins[0]
 
 
 def parse_arguments() -> argparse.Namespace:
     """Reads the command line; `requirement` is then the pin and `wanted` what pip is to install."""
     parser = argparse.ArgumentParser(description=str(__doc__).split('\n', 1)[0])
-    parser.add_argument('requirement', nargs='?', metavar='NAME==VERSION',
-                        help='what to build: mmcv==2.1.0 or onedl-mmcv==2.3.6, for instance')
-    parser.add_argument('-r', '--requirements', type=Path, action='append', metavar='FILE',
-                        default=[], help='instead: build the mmcv pinned in this requirements '
-                        'file and install all of the file; may be repeated')
-    parser.add_argument('--jobs', type=int, default=None,
-                        help='compilers at once; by default as many as cores and memory allow')
+    parser.add_argument(
+        'requirement',
+        nargs='?',
+        metavar='NAME==VERSION',
+        help='what to build: mmcv==2.1.0 or onedl-mmcv==2.3.6, for instance',
+    )
+    parser.add_argument(
+        '-r',
+        '--requirements',
+        type=Path,
+        action='append',
+        metavar='FILE',
+        default=[],
+        help='instead: build the mmcv pinned in this requirements file and install all of the file; may be repeated',
+    )
+    parser.add_argument(
+        '--jobs', type=int, default=None, help='compilers at once; by default as many as cores and memory allow'
+    )
     parser.add_argument('--no-install', action='store_true', help='only build the wheel')
-    parser.add_argument('--check', action='store_true',
-                        help='only see whether this machine can build it at all')
+    parser.add_argument('--check', action='store_true', help='only see whether this machine can build it at all')
     args = parser.parse_args()
     if args.check:
         return args

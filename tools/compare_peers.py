@@ -1,4 +1,4 @@
-"""What other libraries' MobileNetV2 reaches where ours is trained: the same pictures, weights, schedule and seeds.
+"""What other libraries' MobileNetV2 reaches when it is trained as ours: the same images, weights, schedule and seeds.
 
 A config of our SSDLite is compared with MMDetection's own SSDLite-MobileNetV2, a config of the lite segmentation head
 with the same head on MMSegmentation's MobileNetV2, which at output strides 8 and 16 gives a rate to the first block of
@@ -8,8 +8,6 @@ a stage only where the original gives it to all blocks but the first.
     python tools/compare_peers.py configs/deeplabv3lite_mnv2_voc12.py mnv2://imagenet-1.0
     python tools/compare_peers.py configs/deeplabv3lite_mnv2_voc_tf.py mnv2://deeplabv3-voc --no-train
 """
-
-from __future__ import annotations
 
 import argparse
 import json
@@ -23,17 +21,15 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.hub import get_config
 from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
+from outward import rename_for
 from torch import Tensor, nn
 
 from mnv2_backbone import feature_info
-from mnv2_backbone.errors import UserError
-from mnv2_backbone.files import whole_file
-from mnv2_backbone.runtime.checkpoint import read_weights_only_everywhere
-from mnv2_backbone.runtime.memory import keep_freed_memory
-from mnv2_backbone.runtime.options import load_config
-from mnv2_backbone.runtime.preflight import check_data
-from mnv2_backbone.weights import scheme  # noqa: F401 - registers mnv2://
-from mnv2_backbone.weights.outward import rename_for
+from mnv2_backbone.errors import UserError, command, whole_file
+from mnv2_backbone.network.checkpoint import read_weights_only_everywhere
+from mnv2_backbone.training.cpu import keep_freed_memory
+from mnv2_backbone.training.options import load_config
+from mnv2_backbone.training.preflight import check_data
 
 State = dict[str, Tensor]
 
@@ -74,9 +70,9 @@ def use_mmseg(cfg: Config, state: State) -> State:
 
 
 def use_mmdet(cfg: Config, state: State) -> State:
-    """Puts MMDetection's detector into a config of ours: its features, neck, head, anchors, initialisation, NMS.
+    """Puts MMDetection's detector into a config of ours: its features, neck, head, anchors, initialization, NMS.
 
-    Values of pictures stay those that the weights were trained on.
+    The normalization of images stays the one that the weights were trained with.
     """
     model = get_config(MMDET).model
     model.bbox_head.num_classes = cfg.model.bbox_head.num_classes
@@ -104,24 +100,16 @@ NETWORKS: Mapping[str, Mapping[str, Callable[[Config, State], State]]] = {
 
 
 def run(cfg: Config, name: str, seed: int, weights: str, work_dir: Path, no_train: bool) -> dict[str, Any]:
-    """Trains, or only tests, one network.
+    """Trains, or only tests, one of :data:`NETWORKS` of the scope of a config, which is changed.
 
-    Args:
-        cfg: The config; changed.
-        name: One of :data:`NETWORKS` of its scope.
-        seed: Of everything random.
-        weights: Where it starts; what they do not have starts fresh.
-        work_dir: Gets logs, checkpoints and ``scores.json``.
-        no_train: Whether the weights are tested as they are.
-
-    Returns:
-        The scores of the validation after the last epoch (``val``) and of the test (``test``), and ``seconds``.
+    It starts from ``weights``; parts that they do not have start fresh. ``work_dir`` gets logs, checkpoints and
+    ``scores.json``: the scores of the last validation (``val``) and of the test (``test``), and ``seconds``.
     """
     cfg.model.backbone.init_cfg = None
     state = CheckpointLoader.load_checkpoint(weights, map_location='cpu')['state_dict']
     state = NETWORKS[cfg.default_scope][name](cfg, state)
     cfg.work_dir, cfg.experiment_name = str(work_dir), f'{name}_{seed}_{time.time_ns()}'
-    cfg.visualizer.name = cfg.experiment_name  # one of the same name would go on writing into the first run's log
+    cfg.visualizer.name = cfg.experiment_name  # with the same name it would write to the log of the first run
     cfg.randomness = dict(seed=seed)
     work_dir.mkdir(parents=True, exist_ok=True)
     cfg.load_from = str(work_dir / 'start.pth')
@@ -137,14 +125,14 @@ def run(cfg: Config, name: str, seed: int, weights: str, work_dir: Path, no_trai
     if name.startswith('mmdet'):
         # MMDetection 3.2 and 3.3 ask the head for the loss_cls that it does not have.
         runner.model.bbox_head.loss_cls = nn.Identity()
-    runner.model.to(memory_format=torch.channels_last)  # theirs as ours: no other values, half the time
+    runner.model.to(memory_format=torch.channels_last)  # theirs like ours: the same values in half the time
     scores: dict[str, Any] = {}
     if not no_train:
         runner.train()
         hub = runner.message_hub.log_scalars
         found = {key.removeprefix('val/'): log.current() for key, log in hub.items() if key.startswith('val/')}
         scores['val'] = {key: float(value) for key, value in found.items() if 'time' not in key}
-        # A second run of a runner starts mmengine's EMAHook anew: what it averaged is in the checkpoint.
+        # A second run of a runner starts mmengine's EMAHook again: the averaged weights are in the checkpoint.
         saved = CheckpointLoader.load_checkpoint(find_latest_checkpoint(str(work_dir)), map_location='cpu')
         runner.model.load_state_dict(saved['state_dict'])
     scores['test'] = {key: float(value) for key, value in runner.test().items()}
@@ -154,11 +142,12 @@ def run(cfg: Config, name: str, seed: int, weights: str, work_dir: Path, no_trai
     return scores
 
 
+@command
 def main() -> int:
-    """Runs the command line; returns the exit status."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config of our SSDLite or of the lite segmentation head')
-    parser.add_argument('weights', help='where all start')
+    parser.add_argument('weights', help='the weights that all start from')
     parser.add_argument('--names', nargs='+', help='some of ours, mmdet, mmdet-recipe, or ours, mmseg (default: all)')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0], help='one run each (default: 0)')
     parser.add_argument('--no-train', action='store_true', help='test the weights as they are')
@@ -166,20 +155,16 @@ def main() -> int:
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
     args = parser.parse_args()
     read_weights_only_everywhere()
-    try:
-        networks = NETWORKS[load_config(args.config).default_scope]
-        for name in args.names or networks:
-            if name not in networks:
-                raise UserError(f'--names {name}: allowed for {args.config} are {", ".join(networks)}')
-        check_data(load_config(args.config, args.cfg_options), ('test',) if args.no_train else ('train', 'val', 'test'))
-        for name in args.names or networks:
-            for seed in args.seeds:
-                cfg = load_config(args.config, args.cfg_options)
-                scores = run(cfg, name, seed, args.weights, args.work_dir / f'{name}_seed{seed}', args.no_train)
-                print(f'{name}, seed {seed}: {json.dumps(scores)}', flush=True)
-    except UserError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
+    networks = NETWORKS[load_config(args.config).default_scope]
+    for name in args.names or networks:
+        if name not in networks:
+            raise UserError(f'--names {name}: allowed for {args.config} are {", ".join(networks)}')
+    check_data(load_config(args.config, args.cfg_options), ('test',) if args.no_train else ('train', 'val', 'test'))
+    for name in args.names or networks:
+        for seed in args.seeds:
+            cfg = load_config(args.config, args.cfg_options)
+            scores = run(cfg, name, seed, args.weights, args.work_dir / f'{name}_seed{seed}', args.no_train)
+            print(f'{name}, seed {seed}: {json.dumps(scores)}', flush=True)
     return 0
 
 

@@ -1,6 +1,4 @@
-"""The main job on the embedded data set: trains, evaluates, draws curves and pictures."""
-
-from __future__ import annotations
+"""The main job on the embedded data set: trains, evaluates, draws curves and predictions."""
 
 import argparse
 import subprocess
@@ -11,9 +9,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-
-from mnv2_backbone.curves import plot_curves, read_scalars
-from mnv2_backbone.toydata import contact_sheet, write_toy_dataset
+from curves import plot_curves, read_scalars
+from sheet import contact_sheet
+from toy.dataset import write_toy_dataset
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,8 +23,8 @@ class Task:
     Attributes:
         config: What is trained.
         score: What is evaluated.
-        least: What the held-out pictures must reach.
-        every: One of how many held-out batches is drawn: its first picture for boxes, all of them for masks.
+        least: The score that the held-out images must reach: below it the model is broken.
+        every: The interval of the held-out batches that are drawn: the first image for boxes, all for masks.
     """
 
     config: str
@@ -35,7 +33,6 @@ class Task:
     every: int
 
 
-#: Below the least the model is broken.
 TASKS = {
     'detect': Task('ssdlite_mnv2_demo.py', 'coco/bbox_mAP_50', 0.60, every=1),
     'segment': Task('deeplabv3lite_mnv2_demo.py', 'mIoU', 60.0, every=8),
@@ -43,7 +40,7 @@ TASKS = {
 
 
 def main() -> int:
-    """Runs the command line; the exit status is 1 where the result falls short."""
+    """Runs the command line; the exit status is 1 if the result falls short."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('task', nargs='?', choices=TASKS, default='detect')
     parser.add_argument('--work-dir', type=Path, help='default: work_dirs/demo, work_dirs/demo_segment')
@@ -65,9 +62,9 @@ def main() -> int:
     curves = plot_curves(work_dir, work_dir / 'curves.png')
     run = max(work_dir.glob('*/vis_data'))  # named by its time
     found = sorted(run.glob('vis_image/*'), key=lambda path: path.stat().st_mtime_ns)[-12:]  # of the last evaluation
-    pictures = [np.asarray(cv2.imread(str(path))) for path in found]
+    images = [np.asarray(cv2.imread(str(path))) for path in found]
     sheet = work_dir / 'predictions.jpg'
-    cv2.imwrite(str(sheet), contact_sheet(pictures, columns=3, width=1600))
+    cv2.imwrite(str(sheet), contact_sheet(images, columns=3, width=1600))
 
     _, scores = read_scalars(work_dir)
     last = {name: points[-1][1] for name, points in scores.items()}

@@ -1,59 +1,48 @@
-"""Prints the network of a config: its plan layer by layer, its totals, and the published ones beside them."""
-
-from __future__ import annotations
+"""Prints the network of a config layer by layer, with its totals and the published ones."""
 
 import argparse
 import sys
+from typing import Any
 
-import torch
+from costs import CLASSIFIERS, NETWORKS, TABLE_3, TABLE_3_SIZES, TABLE_4, largest_tensors, layer_costs
 from mmengine.config import Config, DictAction
-from mmengine.model.utils import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
 from rich.console import Console
 from rich.table import Table
-from torch.utils.flop_counter import FlopCounterMode
 
-from mnv2_backbone import Classifier, MobileNetV2, make_plan
-from mnv2_backbone.errors import UserError
-from mnv2_backbone.runtime.options import load_config
-from mnv2_backbone.summary import (
-    CLASSIFIERS,
-    NETWORKS,
-    TABLE_3,
-    TABLE_3_SIZES,
-    TABLE_4,
-    largest_tensors,
-    layer_costs,
-)
+from mnv2_backbone.errors import UserError, command, setting_up
+from mnv2_backbone.training.command_line import check_files
 
 
-def main() -> None:
+@command
+def main() -> int:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='the config file')
-    parser.add_argument(
-        '--size', type=int, nargs=2, metavar=('H', 'W'), help="input size; the config's own by default"
-    )
-    parser.add_argument(
-        '--compare', action='store_true', help="add the paper's tables 3 and 4 beside ours"
-    )
+    parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'), help="input size; the config's own by default")
+    parser.add_argument('--compare', action='store_true', help="add the paper's tables 3 and 4 beside ours")
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
     args = parser.parse_args()
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    try:
+    check_files(args.config)
+    from mmengine.model.utils import revert_sync_batchnorm
+    from mmengine.registry import MODELS, init_default_scope
+
+    from mnv2_backbone import MobileNetV2
+    from mnv2_backbone.training.options import load_config
+
+    with setting_up():
         cfg = load_config(args.config, args.cfg_options)
         height, width = args.size or input_size(cfg)
         init_default_scope(cfg.get('default_scope', 'mmengine'))
         model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
-        backbone = next((m for m in model.modules() if isinstance(m, MobileNetV2)), None)
-        if backbone is None:
-            raise UserError(f'{args.config}: its model has no mnv2_backbone.MobileNetV2')
-    except (UserError, ValueError, KeyError, TypeError) as error:
-        sys.exit(f'error: {error}')
+    backbone = next((m for m in model.modules() if isinstance(m, MobileNetV2)), None)
+    if backbone is None:
+        raise UserError(f'{args.config}: its model has no mnv2_backbone.MobileNetV2')
+    console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(plan_table(backbone, height, width))
     console.print(totals_table(model, backbone, height, width))
     if args.compare:
         console.print(*comparison_tables(backbone))
+    return 0
 
 
 def input_size(cfg: Config) -> tuple[int, int]:
@@ -69,7 +58,7 @@ def input_size(cfg: Config) -> tuple[int, int]:
     return 320, 320
 
 
-def plan_table(backbone: MobileNetV2, height: int, width: int) -> Table:
+def plan_table(backbone: Any, height: int, width: int) -> Table:
     """The layers of the backbone at an input size."""
     table = Table(title=f'{type(backbone).__name__}, {height}x{width}, padding {backbone.plan.padding}')
     table.add_column('layer')
@@ -105,8 +94,10 @@ def plan_table(backbone: MobileNetV2, height: int, width: int) -> Table:
     return table
 
 
-def totals_table(model: torch.nn.Module, backbone: MobileNetV2, height: int, width: int) -> Table:
-    """Parameters and multiply-adds of the whole, with what was published of it."""
+def totals_table(model: Any, backbone: Any, height: int, width: int) -> Table:
+    """Parameters and multiply-adds of the whole network, and the published ones."""
+    from mnv2_backbone import Classifier
+
     table = Table(title='totals')
     table.add_column('network')
     table.add_column('parameters (M)', justify='right')
@@ -115,11 +106,11 @@ def totals_table(model: torch.nn.Module, backbone: MobileNetV2, height: int, wid
     if model is not backbone:
         table.add_row(f'this model, {height}x{width}', *_counts(model, height, width), 'counted')
     table.add_row(f'its backbone, {height}x{width}', *_counts(backbone, height, width), 'counted')
-    room = type(model).__module__.split('.')[-1]
-    if room == 'segmentors' or 'DeepLab' in type(getattr(model, 'decode_head', None)).__name__:
-        room = 'deeplab'
-    if room in NETWORKS:
-        published = NETWORKS[room]
+    module = type(model).__module__.split('.')[-1]
+    if module == 'segmentors' or 'DeepLab' in type(getattr(model, 'decode_head', None)).__name__:
+        module = 'deeplab'
+    if module in NETWORKS:
+        published = NETWORKS[module]
         table.add_row(published.name, f'{published.params}', f'{published.madds:g}', published.source)
     width_factor = backbone.widen_factor
     if width_factor in CLASSIFIERS:
@@ -133,8 +124,10 @@ def totals_table(model: torch.nn.Module, backbone: MobileNetV2, height: int, wid
     return table
 
 
-def comparison_tables(backbone: MobileNetV2) -> list[Table]:
+def comparison_tables(backbone: Any) -> list[Table]:
     """The paper's tables 3 and 4 with this backbone's row in front."""
+    from mnv2_backbone import Classifier, make_plan
+
     width = backbone.widen_factor
     memory = Table(title='channels / kB of the largest tensor between layers at 224x224, 16 bit (table 3)')
     memory.add_column('network')
@@ -160,7 +153,10 @@ def comparison_tables(backbone: MobileNetV2) -> list[Table]:
     return [memory, accuracy]
 
 
-def _counts(model: torch.nn.Module, height: int, width: int) -> tuple[str, str]:
+def _counts(model: Any, height: int, width: int) -> tuple[str, str]:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
     with FlopCounterMode(display=False) as flops, torch.no_grad():
         model(torch.zeros(1, 3, height, width))
     params = sum(p.numel() for p in model.parameters())
@@ -168,4 +164,4 @@ def _counts(model: torch.nn.Module, height: int, width: int) -> tuple[str, str]:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

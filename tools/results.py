@@ -6,8 +6,6 @@
 Figures whose logs are not here stay as they stand in docs/results.json.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -22,11 +20,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from curves import compare_curves
 from mmengine.fileio import load
 
-from mnv2_backbone.curves import compare_curves
-from mnv2_backbone.errors import UserError
-from mnv2_backbone.files import whole_file
+from mnv2_backbone.errors import UserError, whole_file
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / 'docs'

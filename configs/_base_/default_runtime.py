@@ -19,15 +19,11 @@ custom_hooks = [
 
 # The command line takes gloo instead where there is no GPU.
 env_cfg = dict(
-    cudnn_benchmark=False,
-    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'),
+    cudnn_benchmark=False, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0), dist_cfg=dict(backend='nccl')
 )
 randomness = dict(seed=0)
 
-visualizer = dict(
-    type='DetLocalVisualizer', name='visualizer', vis_backends=[dict(type='LocalVisBackend')]
-)
+visualizer = dict(type='DetLocalVisualizer', name='visualizer', vis_backends=[dict(type='LocalVisBackend')])
 log_processor = dict(type='LogProcessor', window_size=10, by_epoch=True)
 log_level = 'INFO'
 load_from = None

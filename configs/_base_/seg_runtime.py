@@ -8,9 +8,5 @@ default_hooks = dict(
     visualization=dict(_delete_=True, type='SegVisualizationHook', interval=1),
 )
 visualizer = dict(
-    _delete_=True,
-    type='SegLocalVisualizer',
-    name='visualizer',
-    vis_backends=[dict(type='LocalVisBackend')],
-    alpha=0.6,
+    _delete_=True, type='SegLocalVisualizer', name='visualizer', vis_backends=[dict(type='LocalVisBackend')], alpha=0.6
 )

@@ -1,5 +1,4 @@
-"""From a trained model to its fastest form: folding, compiling, export, quantization."""
+"""From a trained model to its fastest form: folding, back ends, export, quantization, and one predictor for all.
 
-from .deployed import DeployedDetector, DeployedSegmenter, deploy
-
-__all__ = ['DeployedDetector', 'DeployedSegmenter', 'deploy']
+Imports ``data``, ``weights`` and below.
+"""

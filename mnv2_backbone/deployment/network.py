@@ -1,38 +1,75 @@
-"""Trained models as plain functions of pictures: what every fast form of them is made from."""
+"""Trained models as plain functions of images: what every deployed form of them is made from."""
 
-from __future__ import annotations
-
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from mmengine.config import Config
 from mmengine.model import BaseModel
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner.checkpoint import _load_checkpoint
 from torch import Tensor, nn
 
-from ..backbone import MobileNetV2
-from ..layers import same_padding
-from .fold import fold_input, fold_norms
+from ..network.backbone import MobileNetV2
+from ..network.fit import load_into
+from ..network.layers import SamePadding
+from .folding import fold_input, fold_norms
+from .recipe import Size, dataset_meta
 
-Size = tuple[int, int]
+
+def load_trained(cfg: Config, weights: str) -> tuple[BaseModel, dict[str, Any]]:
+    """Builds the model of a config, in evaluation mode, and loads weights that must fit it as a whole.
+
+    Returns:
+        The model, and names and colours of its ``classes``: those that it was trained on, or those of the config's test
+        data set if the checkpoint does not say.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    model_cfg = copy.deepcopy(cfg.model)
+    if 'init_cfg' in model_cfg.backbone:
+        model_cfg.backbone.init_cfg = None  # all weights come from the checkpoint
+    model = MODELS.build(model_cfg)
+    checkpoint = _load_checkpoint(weights, map_location='cpu')
+    load_into(model, checkpoint.get('state_dict', checkpoint))
+    return model.eval(), {**dataset_meta(cfg), **((checkpoint.get('meta') or {}).get('dataset_meta') or {})}
 
 
-class PictureBackbone(nn.Module):
-    """A backbone that takes pictures as they are: bytes, channels last, in OpenCV's order.
+class MeanPadding(nn.Module):
+    """Pads images with their mean, which stands for the zeros that the trained network pads with.
 
-    The normalisation of the data preprocessor is folded into the first convolution; the pictures are padded with
-    the mean, which stands for the zeros that the trained network pads with.
+    It takes over the padding of the first convolution, ``same`` or its own. Smaller images are padded to ``least``, at
+    the right and at the bottom.
+    """
 
-    Args:
-        backbone: Its norms folded; changed in place.
-        preprocessor: mm's data preprocessor: ``mean``, ``std`` and the channels' order.
-        least: Pictures are padded at the right and at the bottom to this (height, width), if they are smaller.
+    def __init__(self, level: float, conv: nn.Conv2d, same: nn.Module, least: Size) -> None:
+        super().__init__()
+        self.level, self.least = level, least
+        self.same = same if isinstance(same, SamePadding) else None
+        self.own: Any = conv.padding
+        conv.padding = (0, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, H + p, W + q)."""
+        padding: list[int] = []
+        for axis in (1, 0):
+            have = x.shape[2 + axis]
+            size = max(have, self.least[axis]) if self.least[axis] else have
+            before, after = self.same.sides(size) if self.same else (self.own[axis],) * 2
+            padding += [before, after + size - have]
+        return F.pad(x, padding, value=self.level)
+
+
+class ImageBackbone(nn.Module):
+    """A backbone, its norms folded, that takes images as they are: uint8, channels last, in OpenCV's order.
+
+    The normalization of mm's data preprocessor is folded into the first convolution; the backbone is changed in place.
     """
 
     def __init__(self, backbone: MobileNetV2, preprocessor: nn.Module, least: Size = (0, 0)) -> None:
         super().__init__()
         self.backbone = backbone
-        self.least = least
         self.first = getattr(backbone, backbone.plan.layers[0].name)
         swap = getattr(preprocessor, 'channel_conversion', getattr(preprocessor, '_channel_conversion', False))
         mean = getattr(preprocessor, 'mean', torch.zeros(3, 1, 1)).flatten()
@@ -41,43 +78,25 @@ class PictureBackbone(nn.Module):
         if swap:
             conv.weight.data = conv.weight.data.flip(1).contiguous(memory_format=torch.channels_last)
             mean, std = mean.flip(0), std.flip(0)
-        # One number pads all channels: where their means differ, the differences are taken off before.
-        self.level = float(mean[0])
+        # All channels are padded with one value: if their means differ, the differences are subtracted first.
+        level = float(mean[0])
         self.differs = bool((mean != mean[0]).any())
         self.shift: Tensor
         self.register_buffer('shift', (mean - mean[0]).view(1, -1, 1, 1), persistent=False)
-        fold_input(conv, torch.full_like(mean, self.level), std)
-        self.explicit = conv.padding
-        self.same = self.first.pad_args if self.first.pads else None
-        self.first.pads, conv.padding = False, (0, 0)
+        fold_input(conv, torch.full_like(mean, level), std)
+        self.pad = MeanPadding(level, conv, self.first.pad, least)
+        self.first.pad = nn.Identity()
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
-        """Computes the maps.
-
-        Args:
-            pictures: (N, H, W, 3), 0 to 255, bytes or not.
-
-        Returns:
-            The backbone's outputs, (N, C, h, w) each.
-        """
-        x = pictures.permute(0, 3, 1, 2).to(self.first.conv.weight.dtype)
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Images (N, H, W, 3), 0 to 255, uint8 or not, to the backbone's outputs, (N, C, h, w) each."""
+        x = images.permute(0, 3, 1, 2).to(self.first.conv.weight.dtype)
         if self.differs:
             x = x - self.shift
-        height, width = (max(size, least) if least else size for size, least in zip(x.shape[2:], self.least))
-        padding = []
-        for size, have, own in ((width, x.shape[3], self.explicit[1]), (height, x.shape[2], self.explicit[0])):
-            before, after = same_padding(size, *self.same) if self.same else (own, own)
-            padding += [before, after + size - have]
-        return self.backbone(F.pad(x, padding, value=self.level))
+        return self.backbone(self.pad(x))
 
 
 class Detector(nn.Module):
-    """An SSDLite as a function of pictures of one size.
-
-    Args:
-        model: :class:`mnv2_backbone.ssdlite.SSDLite`, trained.
-        size: (height, width) of the pictures.
-    """
+    """An SSDLite as a function of images of one size, (height, width)."""
 
     anchors: Tensor
 
@@ -85,7 +104,7 @@ class Detector(nn.Module):
         super().__init__()
         model = fold_norms(model)
         self.size = size
-        self.body = PictureBackbone(model.backbone, model.data_preprocessor)
+        self.body = ImageBackbone(model.backbone, model.data_preprocessor)
         self.neck: Any = model.neck
         self.head: Any = model.bbox_head
         with torch.no_grad():
@@ -93,21 +112,14 @@ class Detector(nn.Module):
             sizes = [tuple(x.shape[2:]) for x in maps]
             self.register_buffer('anchors', torch.cat(self.head.prior_generator.grid_priors(sizes, size)))
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Finds boxes.
-
-        Args:
-            pictures: (N, height, width, 3), 0 to 255.
-
-        Returns:
-            boxes (N, anchors, 4): x1, y1, x2, y2 in pixels, not yet thinned out; scores (N, anchors, classes).
-        """
-        logits, codes = self.raw(pictures)
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (N, h, w, 3) to boxes (N, anchors, 4) in pixels and scores (N, anchors, classes), before NMS."""
+        logits, codes = self.raw(images)
         return self.decode(self.anchors.expand(codes.shape[0], -1, -1), codes), self.head.scores(logits)
 
-    def raw(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures as for :meth:`forward` to logits (N, anchors, classes + 1) and box codes (N, anchors, 4)."""
-        logits, codes = self.head.flatten(*self.head(self.neck(self.body(pictures))))
+    def raw(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images as for :meth:`forward` to logits (N, anchors, classes + 1) and box codes (N, anchors, 4)."""
+        logits, codes = self.head.flatten(*self.head(self.neck(self.body(images))))
         return logits, codes
 
     def decode(self, anchors: Tensor, codes: Tensor) -> Tensor:
@@ -117,11 +129,9 @@ class Detector(nn.Module):
 
 
 class Segmenter(nn.Module):
-    """A DeepLab as a function of pictures.
+    """A DeepLab, tested on whole images, as a function of images.
 
-    Args:
-        model: :class:`mnv2_backbone.deeplab.DeepLab`, trained, tested on whole pictures.
-        least: Pictures are padded to this (height, width); the size in the data preprocessor's ``test_cfg`` by default.
+    Images are padded to ``least``, by default the size in the data preprocessor's ``test_cfg``.
 
     Raises:
         ValueError: The model is tested by a sliding window, or pads to a multiple of a number.
@@ -136,23 +146,17 @@ class Segmenter(nn.Module):
             raise ValueError('data_preprocessor.test_cfg.size_divisor: only size can be deployed')
         model = fold_norms(model)
         self.least: Size = tuple(least or options.get('size') or (0, 0))
-        self.body = PictureBackbone(model.backbone, model.data_preprocessor, self.least)
+        self.body = ImageBackbone(model.backbone, model.data_preprocessor, self.least)
         self.head: Any = model.decode_head
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Pictures (N, H, W, 3), 0 to 255, to logits (N, classes, h, w) of the padded picture, at the head's stride."""
-        return self.head(self.body(pictures))
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (N, H, W, 3), 0 to 255, to logits (N, classes, h, w) of the padded images, at the head's stride."""
+        return self.head(self.body(images))
 
     def labels(self, logits: Tensor, size: Sequence[int], original: Sequence[int] | None = None) -> Tensor:
-        """Turns logits into label maps, as mmseg does.
+        """Turns logits (N, classes, h, w) into label maps (N, H, W), uint8, as mmseg does.
 
-        Args:
-            logits: (N, classes, h, w).
-            size: (H, W) of the pictures that went in.
-            original: (H, W) of the pictures before they were resized, if they were.
-
-        Returns:
-            (N, H, W), bytes.
+        ``size`` is that of the images that went in, ``original`` that before they were resized, if they were.
         """
         height, width = size
         full = [max(length, least) for length, least in zip(size, self.least)]
@@ -163,12 +167,8 @@ class Segmenter(nn.Module):
         return logits.argmax(1).to(torch.uint8)
 
 
-class HalfBackbone(nn.Module):
-    """A backbone that computes in bfloat16 and takes and gives float32.
-
-    Args:
-        backbone: Changed in place.
-    """
+class BFloat16Backbone(nn.Module):
+    """A backbone, changed in place, that computes in bfloat16, with inputs and outputs in float32."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
@@ -180,13 +180,9 @@ class HalfBackbone(nn.Module):
 
 
 def in_bfloat16(network: nn.Module) -> nn.Module:
-    """The same network in bfloat16; what it takes, anchors, boxes, scores and a backbone's maps stay in float32.
-
-    Args:
-        network: :class:`Detector`, :class:`Segmenter` or a backbone; changed in place.
-    """
+    """Makes a detector, segmenter or backbone compute in bfloat16, in place; inputs and outputs stay as they are."""
     if not isinstance(network, (Detector, Segmenter)):
-        return HalfBackbone(network)
+        return BFloat16Backbone(network)
     for part in network.children():
         part.bfloat16()
     return network

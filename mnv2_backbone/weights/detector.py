@@ -1,16 +1,14 @@
 """The detector's classes and box codes: TensorFlow's order and ours.
 
-TensorFlow puts the background first, MMDetection last; TensorFlow's box code is (ty, tx, th, tw),
-MMDetection's (dx, dy, dw, dh). TensorFlow's label maps of COCO count its 90 ids, of which 80 are used.
+TensorFlow puts the background first, MMDetection last; TensorFlow's box code is (ty, tx, th, tw), MMDetection's (dx,
+dy, dw, dh). TensorFlow's label maps of COCO have all of its 90 ids, of which 80 are used.
 """
-
-from __future__ import annotations
 
 import re
 
 from torch import Tensor
 
-from .imported import WeightsError
+from ..errors import WeightsError
 
 #: COCO's ids without images: named in the paper (arXiv 1405.0312), never annotated.
 UNUSED_COCO_IDS = {
@@ -25,7 +23,8 @@ UNUSED_COCO_IDS = {
     71: 'door',
     83: 'blender',
 }
-_SCORES = re.compile(r'bbox_head\.cls_convs\.\d+\.1\.(weight|bias)')
+#: Keys of the class predictors.
+SCORES = re.compile(r'bbox_head\.cls_convs\.\d+\.1\.(weight|bias)')
 _CODES = re.compile(r'bbox_head\.reg_convs\.\d+\.1\.(weight|bias)')
 
 State = dict[str, Tensor]
@@ -38,39 +37,29 @@ def to_mm_order(state: State) -> State:
         if _CODES.fullmatch(key):
             per_anchor = value.unflatten(0, (-1, 4))
             state[key] = per_anchor[:, [1, 0, 3, 2]].flatten(0, 1)
-        elif _SCORES.fullmatch(key):
+        elif SCORES.fullmatch(key):
             state[key] = _per_anchor(state, key).roll(-1, 1).flatten(0, 1)
     return state
 
 
 def num_classes(state: State) -> int | None:
-    """Classes the detector tells apart, without the background; None where there is no detector."""
+    """Number of the detector's classes, without the background; None if there is no detector."""
     key = 'bbox_head.cls_convs.0.1.weight'
     return _per_anchor(state, key).shape[1] - 1 if key in state else None
 
 
 def class_names(number: int) -> tuple[str, ...] | None:
-    """Names of COCO's 90 ids, used or not; None where there are not 90 classes."""
+    """Names of COCO's 90 ids, used or not; None for any other number of classes."""
     if number != 90:
         return None
-    from mmdet.datasets import CocoDataset  # heavy, and only a detector needs it
+    from mmdet.datasets import CocoDataset  # a slow import that only a detector needs
 
     used = iter(CocoDataset.METAINFO['classes'])
     return tuple(UNUSED_COCO_IDS.get(i) or next(used) for i in range(1, 91))
 
 
 def keep_coco_classes(state: State) -> tuple[State, tuple[str, ...]]:
-    """A detector of COCO's 90 ids as one of its 80 classes.
-
-    Args:
-        state: Our layout, 90 classes and the background at each anchor.
-
-    Returns:
-        The state dict with 80 classes and the background, and the classes' names, in MMDetection's order.
-
-    Raises:
-        WeightsError: There is no detector, or it does not have 90 classes.
-    """
+    """Reduces a detector of COCO's 90 ids to the 80 that are used; returns their names too, in MMDetection's order."""
     found = num_classes(state)
     names = class_names(found or 0)
     if names is None:
@@ -79,13 +68,13 @@ def keep_coco_classes(state: State) -> tuple[State, tuple[str, ...]]:
     kept = [i - 1 for i in range(1, 91) if i not in UNUSED_COCO_IDS]
     state = dict(state)
     for key in state:
-        if _SCORES.fullmatch(key):
+        if SCORES.fullmatch(key):
             state[key] = _per_anchor(state, key)[:, [*kept, 90]].flatten(0, 1)
     return state, tuple(names[i] for i in kept)
 
 
 def _per_anchor(state: State, key: str) -> Tensor:
-    """A class predictor's tensor as (anchors, scores, ...); the box predictor tells the anchors."""
+    """A class predictor's tensor as (anchors, scores, ...); the number of anchors is the box predictor's."""
     boxes = state.get(key.replace('cls_convs', 'reg_convs'))
     scores = state[key]
     if boxes is None or boxes.shape[0] % 4 or scores.shape[0] % (boxes.shape[0] // 4 or 1):

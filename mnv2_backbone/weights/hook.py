@@ -1,7 +1,5 @@
 """Checkpoints fit the model they are loaded into, or the run stops and says why."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,23 +7,22 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 
+from ..network.fit import beyond_the_last, check_fit
 from ..registry import HOOKS
-from .load import beyond_the_last, check_fit
 from .transfer import fit_classes
 
 
 @HOOKS.register_module()
 class CheckedLoadHook(Hook):
-    """Refuses checkpoints that fit only in part, and carries known classes over to another class list.
+    """Refuses checkpoints that fit only in part, and transfers classes that are known to another class list.
 
-    mmengine loads what fits and logs the rest. With this hook, missing, left over and misshapen tensors
-    end the run before it starts; only layers of the backbone after the last one built are passed over. In
-    training, where the checkpoint knows its classes and the data set has
-    others, classes of the same name keep their weights and the others start fresh; a log line says which.
+    mmengine loads what fits and logs the rest. With this hook, missing, left over and misshapen tensors end the run
+    before it starts; only layers of the backbone after the last one built are ignored. In training, if the checkpoint
+    knows its classes and the data set has others, classes of the same name keep their weights and the others start
+    fresh; a log line names them.
 
     Args:
-        fresh: Parts of the model (``'bbox_head'``) that start from their initialisation whatever the
-            checkpoint has of them.
+        fresh: Parts of the model (``'bbox_head'``) that start from their initialization whatever the checkpoint has.
 
     Raises:
         WeightsError: The checkpoint does not fit; the message lists what is wrong.
@@ -37,7 +34,7 @@ class CheckedLoadHook(Hook):
         self.fresh = tuple(fresh)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Checks, and where need be rearranges, ``checkpoint['state_dict']`` before it is loaded."""
+        """Checks ``checkpoint['state_dict']``, and rearranges it if necessary, before it is loaded."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         if isinstance(model, BaseTTAModel):
             model = model.module
@@ -48,8 +45,10 @@ class CheckedLoadHook(Hook):
             if key.removeprefix('module.').partition('.')[0] not in self.fresh
         }
         old = (checkpoint.get('meta') or {}).get('dataset_meta', {}).get('classes') if nested else None
-        new = self._classes(runner)
-        if old and new and list(old) != list(new) and self._training(runner):
+        training = runner._train_loop is not None and not isinstance(runner._train_loop, dict)
+        metainfo = getattr(getattr(runner.train_dataloader, 'dataset', None), 'metainfo', None) if training else None
+        new = (metainfo or {}).get('classes')
+        if old and new and list(old) != list(new):
             transfer = fit_classes(state, model.state_dict(), old, new)
             state = transfer.state_dict
             runner.logger.info(
@@ -65,13 +64,3 @@ class CheckedLoadHook(Hook):
         else:
             checkpoint.clear()
             checkpoint.update(state)
-
-    @staticmethod
-    def _training(runner: Runner) -> bool:
-        return runner._train_loop is not None and not isinstance(runner._train_loop, dict)
-
-    def _classes(self, runner: Runner) -> Sequence[str] | None:
-        loader = runner.train_dataloader if self._training(runner) else runner.test_dataloader
-        metainfo = getattr(getattr(loader, 'dataset', None), 'metainfo', None) or {}
-        classes: Sequence[str] | None = metainfo.get('classes')
-        return classes

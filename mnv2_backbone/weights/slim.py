@@ -1,13 +1,12 @@
 """TF-slim variables, by their TensorFlow names (``MobilenetV2/expanded_conv_3/expand/weights``).
 
-The common tongue of everything that comes from TensorFlow: graphs, ``.tflite`` and Keras files are first
-brought to these names and TensorFlow's layout, and from there to ours, here and nowhere else.
+Everything that comes from TensorFlow passes through here: graphs, ``.tflite`` and Keras files are first converted to
+these names and TensorFlow's layout, and from there to ours.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from ..spec import V2_DEF, Row
 from .detector import to_mm_order
-from .imported import Imported
+from .formats import Imported, need
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -30,8 +29,8 @@ LEAVES = {
     'BatchNorm/moving_variance': 'bn.running_var',
 }
 LOGITS_SCOPE = 'MobilenetV2/Logits/Conv2d_1c_1x1'
-#: Scopes beside the layers of the backbone, and our modules. Those that end in ``.`` hold a convolution
-#: with its norm, the others a plain convolution.
+#: Scopes beside the layers of the backbone, and our modules. Those that end in ``.`` hold a convolution with its norm,
+#: the others a plain convolution.
 HEADS = {
     LOGITS_SCOPE: r'head.logits',
     r'MobilenetV2/layer_19_1_Conv2d_(\d+)_1x1_\d+': r'neck.extra_layers.\1.0.',
@@ -46,7 +45,7 @@ HEADS = {
     r'concat_projection': r'decode_head.project.',
     r'logits/semantic': r'decode_head.conv_seg',
 }
-#: What a training run keeps beside the variables.
+#: What a training run stores beside the variables.
 _STATE = re.compile(r'(^|/)(global_step|Momentum|RMSProp(_1)?|Adam(_1)?)$')
 _AVERAGE = '/ExponentialMovingAverage'
 
@@ -61,7 +60,7 @@ def to_torch_layout(name: str, array: np.ndarray) -> Tensor:
 
 
 def backbone_scopes(spec: tuple[Row, ...] = V2_DEF) -> dict[str, str]:
-    """slim's scope of each layer (``Conv``, ``expanded_conv``, ``expanded_conv_1`` ...) and our name of it."""
+    """Our name of each layer by slim's scope (``Conv``, ``expanded_conv``, ``expanded_conv_1`` ...)."""
     scopes, counts = {}, {'conv': 0, 'bottleneck': 0}
     for number, row in enumerate(spec, start=1):
         base = 'Conv' if row.op == 'conv' else 'expanded_conv'
@@ -74,15 +73,8 @@ def backbone_scopes(spec: tuple[Row, ...] = V2_DEF) -> dict[str, str]:
 def from_slim(variables: Arrays, spec: tuple[Row, ...] = V2_DEF) -> Imported:
     """Converts slim's MobileNetV2 with its classifier, the SSDLite detector, or the DeepLab segmenter.
 
-    Args:
-        variables: Every variable under its TensorFlow name, in TensorFlow's layout. Where a training run
-            keeps moving averages they are taken, as TensorFlow's own evaluation does; what else it keeps
-            (``global_step``, momenta) is left out.
-        spec: The layer table, which gives the layers their numbers.
-
-    Returns:
-        The tensors under our keys, the detector's scores and box codes in our order, and the names that
-        belong to none of these networks.
+    ``variables`` are by TensorFlow name, in TensorFlow's layout. Moving averages of a training run are used in place of
+    the variables, as in TensorFlow's own evaluation; ``global_step``, momenta and the like are left out.
     """
     averages = {name.removesuffix(_AVERAGE): x for name, x in variables.items() if name.endswith(_AVERAGE)}
     plain = {
@@ -123,3 +115,17 @@ def _key(name: str, scopes: Mapping[str, str]) -> str | None:
         return None
     step = re.sub(r'_part_(\d+)$', r'.\1', step)  # slim's split_conv
     return '.'.join(part for part in ('backbone', scopes[layer], step, LEAVES[leaf]) if part)
+
+
+def read_npz(path: Path) -> Imported:
+    """Reads variables by TensorFlow name from ``.npz``."""
+    with np.load(path) as arrays:
+        return from_slim(dict(arrays))
+
+
+def read_tf_checkpoint(path: Path) -> Imported:
+    """Reads a TensorFlow checkpoint (``model.ckpt``, or one of its files), which takes TensorFlow itself."""
+    tensorflow = need('tensorflow', 'tensorflow', 'TensorFlow checkpoints (.ckpt)')
+    prefix = re.sub(r'\.(index|data-\d+-of-\d+)$', '', str(path))
+    reader = tensorflow.train.load_checkpoint(prefix)
+    return from_slim({name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()})

@@ -1,31 +1,23 @@
 """TensorFlow Lite models (``.tflite``), float or quantized, read by their schema (PyPI ``tflite``)."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .arrays import from_tflite_layout
-from .imported import Imported, WeightsError, need
+from ..errors import WeightsError
+from .formats import Imported, need
 from .slim import LOGITS_SCOPE, from_slim
 
 _DTYPES = {'FLOAT32': '<f4', 'FLOAT16': '<f2', 'INT32': '<i4', 'UINT8': 'u1', 'INT8': 'i1'}
 
 
 def read_tflite(path: Path) -> Imported:
-    """Reads a model; quantized weights are brought back to floats.
+    """Reads a model; quantized weights are converted back to floats.
 
-    Norms are always folded in this format. Where the converter has kept slim's names they are taken; where
-    it has merged names, the layers of the backbone and its logits are told by their order.
-
-    Args:
-        path: The model.
-
-    Raises:
-        WeightsError: The package ``tflite`` is not installed, or there is no convolution in the file.
+    Norms are always folded in this format. slim's names are used if the converter kept them; if it merged names, the
+    layers of the backbone and its logits are recognized by their order.
     """
     convolutions = _convolutions(path)
     if not convolutions:
@@ -76,8 +68,13 @@ def _values(tflite: Any, model: Any, tensor: Any) -> np.ndarray:
     return ((values.astype(np.float64) - zero) * scale).astype(np.float32)
 
 
+def from_tflite_layout(weights: np.ndarray) -> np.ndarray:
+    """OHWI to HWIO, and depthwise 1HWC to HWC1."""
+    return weights.transpose(1, 2, 3, 0)
+
+
 def _scopes_by_order(depthwise: list[bool]) -> list[str]:
-    """slim's scopes of a classifier's convolutions, told by which of them are depthwise."""
+    """slim's scopes of a classifier's convolutions, from which of them are depthwise."""
     scopes: list[str] = []
     blocks = 0
     for i, own in enumerate(depthwise):

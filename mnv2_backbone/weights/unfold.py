@@ -1,7 +1,5 @@
 """Batch norms for networks whose norms were folded into their convolutions."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import torch
@@ -19,11 +17,11 @@ def norm_eps(name: str) -> float:
 
 
 def unfold(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Gives a norm to each convolution that has a bias instead of one (``conv.bias``).
+    """Adds a norm to each convolution that has a bias instead of one (``conv.bias``).
 
-    The norm computes the same in evaluation: mean 0, variance 1, a scale that cancels epsilon, and the
-    bias as its shift. The statistics are not those of the features, so train with them frozen
-    (``norm_eval=True``), or measure them first: :func:`measure_statistics`.
+    The norm computes the same in evaluation: mean 0, variance 1, a scale that cancels epsilon, and the bias as its
+    shift. The statistics are not those of the features, so train with them frozen (``norm_eval=True``), or measure them
+    first: :func:`measure_statistics`.
     """
     unfolded: dict[str, Tensor] = {}
     for key, value in state.items():
@@ -41,14 +39,14 @@ def unfold(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def measure_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Gives batch norms the statistics of real features, without changing what they compute.
+    """Sets the statistics of batch norms to those of real features, without changing what they compute.
 
-    After it, a network that came with folded norms behaves the same in training as in evaluation, and can
-    be fine-tuned with its norms in training mode. Scale and shift take up what the statistics change.
+    Afterwards a network whose norms were folded behaves the same in training as in evaluation, and can be fine-tuned
+    with its norms in training mode. Scale and shift compensate the change of the statistics.
 
     Args:
         network: Any network with batch norms; its mode is kept.
-        batches: Pictures (N, 3, H, W), prepared as for training; a few hundred in all are enough.
+        batches: Images (N, 3, H, W), prepared as for training; a few hundred in all are enough.
 
     Raises:
         ValueError: ``batches`` is empty.

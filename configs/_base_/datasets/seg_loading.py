@@ -3,8 +3,7 @@
 scales = dict(
     type='RandomChoice',
     transforms=[
-        [dict(type='Resize', scale_factor=scale, keep_ratio=True)]
-        for scale in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+        [dict(type='Resize', scale_factor=scale, keep_ratio=True)] for scale in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
     ],
 )
 train_pipeline = [
@@ -16,11 +15,7 @@ train_pipeline = [
     dict(type='PackSegInputs'),
 ]
 # Pictures keep their size.
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
-    dict(type='PackSegInputs'),
-]
+test_pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
 # The paper's multi-scale inputs, each also mirrored.
 tta_model = dict(type='SegTTAModel')
 tta_pipeline = [
@@ -28,10 +23,7 @@ tta_pipeline = [
     dict(
         type='TestTimeAug',
         transforms=[
-            [
-                dict(type='Resize', scale_factor=scale, keep_ratio=True)
-                for scale in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
-            ],
+            [dict(type='Resize', scale_factor=scale, keep_ratio=True) for scale in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)],
             [dict(type='RandomFlip', prob=prob, direction='horizontal') for prob in (0.0, 1.0)],
             [dict(type='LoadAnnotations')],
             [dict(type='PackSegInputs')],

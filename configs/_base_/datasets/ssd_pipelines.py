@@ -20,14 +20,9 @@ test_pipeline = [
     dict(type='Resize', scale=input_size, keep_ratio=False),
     # After the resizing: boxes are compared in the original picture.
     dict(type='LoadAnnotations', with_bbox=True),
-    dict(
-        type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
-    ),
+    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
-tta_model = dict(
-    type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.55), max_per_img=200)
-)
+tta_model = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.55), max_per_img=200))
 tta_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(

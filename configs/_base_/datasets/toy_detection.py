@@ -28,10 +28,7 @@ train_dataloader = dict(
 )
 val_dataloader = dict(
     dataset=dict(
-        data_root=data_root,
-        metainfo=metainfo,
-        ann_file='annotations/instances_val.json',
-        data_prefix=dict(img='val/'),
+        data_root=data_root, metainfo=metainfo, ann_file='annotations/instances_val.json', data_prefix=dict(img='val/')
     )
 )
 test_dataloader = val_dataloader

@@ -13,9 +13,7 @@ train_dataloader = dict(
         type='PascalVOCDataset',
         data_root=data_root,
         ann_file='VOC2012/ImageSets/Segmentation/train.txt',
-        data_prefix=dict(
-            img_path='VOC2012/JPEGImages', seg_map_path='VOC2012/SegmentationClass'
-        ),
+        data_prefix=dict(img_path='VOC2012/JPEGImages', seg_map_path='VOC2012/SegmentationClass'),
         pipeline={{_base_.train_pipeline}},
     ),
 )
@@ -29,9 +27,7 @@ val_dataloader = dict(
         type='PascalVOCDataset',
         data_root=data_root,
         ann_file='VOC2012/ImageSets/Segmentation/val.txt',
-        data_prefix=dict(
-            img_path='VOC2012/JPEGImages', seg_map_path='VOC2012/SegmentationClass'
-        ),
+        data_prefix=dict(img_path='VOC2012/JPEGImages', seg_map_path='VOC2012/SegmentationClass'),
         indices=None,  # a number: only the first so many pictures
         test_mode=True,
         pipeline={{_base_.test_pipeline}},

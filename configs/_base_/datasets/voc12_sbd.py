@@ -15,9 +15,7 @@ train_dataloader = dict(
                 type='PascalVOCDataset',
                 data_root={{_base_.data_root}},
                 ann_file=f'VOC2012/ImageSets/Segmentation/{part}.txt',
-                data_prefix=dict(
-                    img_path='VOC2012/JPEGImages', seg_map_path=f'VOC2012/SegmentationClass{aug}'
-                ),
+                data_prefix=dict(img_path='VOC2012/JPEGImages', seg_map_path=f'VOC2012/SegmentationClass{aug}'),
                 pipeline={{_base_.train_pipeline}},
             )
             for part, aug in (('train', ''), ('aug', 'Aug'))

@@ -8,8 +8,7 @@ test_cfg = dict(type='TestLoop')
 
 # bfloat16 where the device multiplies it; optim_wrapper.enabled=False for float32.
 optim_wrapper = dict(
-    type='mnv2_backbone.BFloat16OptimWrapper',
-    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.01),
+    type='mnv2_backbone.BFloat16OptimWrapper', optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.01)
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=40),

@@ -15,12 +15,7 @@ optim_wrapper = dict(
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500),
     dict(
-        type='CosineAnnealingLR',
-        T_max=max_epochs,
-        end=max_epochs,
-        eta_min=0,
-        by_epoch=True,
-        convert_to_iter_based=True,
+        type='CosineAnnealingLR', T_max=max_epochs, end=max_epochs, eta_min=0, by_epoch=True, convert_to_iter_based=True
     ),
 ]
 # The learning rate is for 8 GPUs of 24 pictures; --auto-scale-lr fits it to what there is.

@@ -1,0 +1,57 @@
+"""The configs that come with the package, by the names under which every config can build on them."""
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+PREFIX = 'mnv2_backbone::'
+
+_PACKAGE = Path(__file__).resolve().parent
+#: The folder that holds configs/ and tools/: in a wheel where MIM looks for them, in a checkout beside the package.
+_HOME = _PACKAGE / '.mim' if (_PACKAGE / '.mim').is_dir() else _PACKAGE.parent
+
+
+def config_path(name: str) -> str:
+    """The path of a config of this package, wherever it is installed, by its name (``ssdlite_mnv2_coco_tf.py``).
+
+    The prefix ``mnv2_backbone::`` may stand before it.
+
+    Raises:
+        FileNotFoundError: The package has no such config; the message has the names most like it.
+    """
+    configs = _HOME / 'configs'
+    found = {path.relative_to(configs).as_posix(): path for path in sorted(configs.rglob('*.py'))}
+    wanted = name.removeprefix(PREFIX)
+    if wanted in found:
+        return str(found[wanted])
+    close = get_close_matches(wanted, found, n=3, cutoff=0.7)
+    hint = f'; did you mean {" or ".join(close)}?' if close else ''
+    if name.startswith(PREFIX) and not close:
+        hint = f'; there are {", ".join(known for known in found if not known.startswith("_base_/"))}'
+    raise FileNotFoundError(f'the config {name} does not exist{hint}')
+
+
+def find_config(name: str) -> str:
+    """The path of a config file, or of a config of this package by its name; errors as for :func:`config_path`."""
+    return name if Path(name).is_file() else config_path(name)
+
+
+def let_configs_build_on_ours() -> None:
+    """Teaches mmengine what ``_base_ = 'mnv2_backbone::NAME'`` is.
+
+    mmengine's own list of packages does not serve: names need a slash there, no checkout is found, and the types in
+    such a base are looked up in our scope, where MMDetection's are not. An mmengine that finds bases otherwise is left
+    alone.
+    """
+    others = getattr(Config, '_get_cfg_path', None)
+    if others is None:
+        return
+
+    def get_cfg_path(cfg_path: str, *args: Any, **kwargs: Any) -> Any:
+        if cfg_path.startswith(PREFIX):
+            return config_path(cfg_path), None  # None: types mean what they mean in the config that builds on it
+        return others(cfg_path, *args, **kwargs)
+
+    Config._get_cfg_path = staticmethod(get_cfg_path)

@@ -1,0 +1,182 @@
+"""Loading images of which some may be damaged."""
+
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import mmcv
+import numpy as np
+from mmcv.transforms import LoadImageFromFile
+from mmengine import fileio
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from PIL import Image
+
+from ..errors import UserError
+from ..registry import HOOKS, TRANSFORMS
+
+#: How a JPEG and a PNG file begins, and what must stand near its end, or it was cut off.
+_ENDINGS = {b'\xff\xd8': b'\xff\xd9', b'\x89PNG': b'IEND'}
+
+#: After this many unreadable images without a good one between them, the folder is wrong, not single files.
+_MAX_IN_A_ROW = 100
+
+_Result = TypeVar('_Result')
+
+
+class UnreadableImageError(UserError):
+    """An image file that cannot be read or decoded; the message names it."""
+
+
+def _check_complete(data: bytes) -> None:
+    """Raises if an image was cut off; OpenCV decodes it without an error, and fills the rest with grey."""
+    for beginning, ending in _ENDINGS.items():
+        if data.startswith(beginning) and ending not in data[-64:]:
+            # Some cameras append notes of their own after the image: only a full decode tells.
+            with Image.open(io.BytesIO(data)) as image:
+                image.load()
+
+
+@TRANSFORMS.register_module()
+class LoadImage(LoadImageFromFile):
+    """mmcv's ``LoadImageFromFile`` that notices damaged files and names them.
+
+    Args:
+        skip_corrupt: What to do with a file that cannot be read or decoded, or that was cut off. False: raise. True:
+            return None, so that the data set draws another sample, and write the name to ``skipped_log`` if it is set.
+        **kwargs: As for :class:`mmcv.transforms.LoadImageFromFile`, without ``ignore_empty``.
+    """
+
+    def __init__(self, skip_corrupt: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.skip_corrupt = skip_corrupt
+        #: The file that skipped names are appended to; :class:`SkippedImagesHook` sets it.
+        self.skipped_log: Path | None = None
+        self._in_a_row = 0
+
+    def _open(self, path: str) -> bytes:
+        data: bytes = fileio.get(path, backend_args=self.backend_args)
+        _check_complete(data)
+        return data
+
+    def _decode(self, data: bytes, flag: str | int) -> np.ndarray:
+        image: np.ndarray | None = mmcv.imfrombytes(data, flag=flag, backend=self.imdecode_backend)
+        if image is None:
+            raise ValueError('not an image that can be decoded')
+        return image
+
+    def _guard(self, path: str, step: Callable[..., _Result], *args: Any) -> _Result | None:
+        """Does one step of reading a file; None for a damaged one with ``skip_corrupt``, an error without."""
+        try:
+            return step(*args)
+        except Exception as error:  # whatever a decoder raises at damaged input
+            if not self.skip_corrupt:
+                raise UnreadableImageError(f'cannot read the image {path}: {error}') from error
+            self._skip(path, error)
+            return None
+
+    def transform(self, results: dict) -> dict | None:
+        """Reads ``results['img_path']``; returns None for a damaged file with ``skip_corrupt``.
+
+        Sets ``img`` (H, W, 3; BGR, 0 to 255), ``img_shape`` and ``ori_shape`` (H, W).
+
+        Raises:
+            UnreadableImageError: A damaged file without ``skip_corrupt``, or 100 of them in a row.
+        """
+        path = results['img_path']
+        data = self._guard(path, self._open, path)
+        image = None if data is None else self._guard(path, self._decode, data, self.color_type)
+        if image is None:
+            return None
+        self._in_a_row = 0
+        results['img'] = image.astype(np.float32) if self.to_float32 else image
+        results['img_shape'] = results['ori_shape'] = image.shape[:2]
+        return results
+
+    def _skip(self, path: str, error: Exception) -> None:
+        self._in_a_row += 1
+        if self._in_a_row >= _MAX_IN_A_ROW:
+            raise UnreadableImageError(
+                f'{_MAX_IN_A_ROW} images in a row could not be read, the last is {path}: {error}; '
+                'check the folder of images'
+            ) from error
+        if self.skipped_log is not None:
+            # One short write in append mode does not mix with those of other workers.
+            file = os.open(self.skipped_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                os.write(file, f'{path}\n'.encode())
+            finally:
+                os.close(file)
+
+    def __repr__(self) -> str:
+        return super().__repr__()[:-1] + f', skip_corrupt={self.skip_corrupt})'
+
+
+@HOOKS.register_module()
+class SkippedImagesHook(Hook):
+    """Reports each image that :class:`LoadImage` skipped, once, and counts them at the end of training.
+
+    The workers of all ranks write the names to ``WORK_DIR/skipped_images.txt``.
+    """
+
+    def __init__(self) -> None:
+        self._log = Path()
+        self._size = 0
+        self._seen: set[str] = set()
+
+    def before_train(self, runner: Runner) -> None:
+        """Sets the file to which the loaders write what they skip."""
+        self._log = Path(runner.work_dir, 'skipped_images.txt')
+        if runner.rank == 0 and self._log.exists():
+            if runner.iter == 0:
+                self._log.unlink()  # of an earlier run in the same folder
+            else:
+                self._seen.update(self._log.read_text().splitlines())
+        for dataset in base_datasets(runner.train_dataloader.dataset):
+            for transform in dataset.pipeline.transforms:
+                if isinstance(transform, LoadImage):
+                    transform.skipped_log = self._log
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Sequence[dict] | None = None, outputs: dict | None = None
+    ) -> None:
+        """Reports what was skipped since the last iteration."""
+        if runner.rank != 0 or not self._log.exists() or self._log.stat().st_size == self._size:
+            return
+        self._size = self._log.stat().st_size
+        for name in self._log.read_text().splitlines():
+            if name not in self._seen:
+                self._seen.add(name)
+                runner.logger.warning(f'skipped an unreadable image: {name}')
+
+    def after_train(self, runner: Runner) -> None:
+        """Reports the number of skipped images."""
+        self.after_train_iter(runner, 0)
+        if self._seen:
+            runner.logger.warning(
+                f'{len(self._seen)} unreadable image(s) were skipped in training; they are listed in {self._log}'
+            )
+
+
+def base_datasets(dataset: Any) -> Iterator[Any]:
+    """Yields the data sets with a pipeline inside a built one and its wrappers, in a fixed order."""
+    if hasattr(dataset, 'datasets'):  # ConcatDataset and the like
+        for part in dataset.datasets:
+            yield from base_datasets(part)
+    elif '_dataset' in vars(dataset):  # mmengine's slice for num_batch_per_epoch
+        yield from base_datasets(vars(dataset)['_dataset'])
+    elif 'dataset' in vars(dataset):  # RepeatDataset, ClassBalancedDataset, MultiImageMixDataset
+        yield from base_datasets(vars(dataset)['dataset'])
+    else:
+        yield dataset
+
+
+def wrappers(dataset: Any) -> Iterator[Any]:
+    """Yields every data set in the tree of ``dataset``, wrappers and itself included."""
+    yield dataset
+    inner = vars(dataset).get('datasets') or [vars(dataset).get(name) for name in ('_dataset', 'dataset')]
+    for part in inner:
+        if part is not None:
+            yield from wrappers(part)

@@ -1,0 +1,73 @@
+"""Folding: norms and the input's normalization go into the convolutions, padding into their arguments."""
+
+import copy
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import fuse_conv_bn
+from torch import Tensor, nn
+
+from ..network.layers import ConvNormAct, SamePadding
+
+M = TypeVar('M', bound=nn.Module)
+
+
+class Clamp6(nn.Module):
+    """ReLU6 as the one operation that exporters need not take apart, which takes them seconds."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape to the same shape."""
+        return x.clamp(0, 6)
+
+
+def fold_norms(model: M) -> M:
+    """A copy for inference: in evaluation mode, batch norms folded into their convolutions, channels last."""
+    model = fuse_conv_bn(copy.deepcopy(model).eval()).requires_grad_(False)
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.ReLU6):
+                setattr(module, name, Clamp6())
+    result: M = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+    return result
+
+
+def fold_input(conv: nn.Conv2d, mean: Tensor, std: Tensor) -> None:
+    """Makes a first convolution, which must not pad, take raw values x instead of (x - mean) / std; in place.
+
+    ``mean`` and ``std`` have one value for each channel.
+    """
+    weight = conv.weight / std.view(1, -1, 1, 1)
+    bias = -(weight * mean.view(1, -1, 1, 1)).sum((1, 2, 3))
+    conv.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last), requires_grad=False)
+    conv.bias = nn.Parameter(bias if conv.bias is None else conv.bias + bias, requires_grad=False)
+
+
+def settle_padding(model: nn.Module, sample: Tensor) -> None:
+    """Replaces SAME padding by the convolutions' own, for inputs of the size of ``sample`` only; in place.
+
+    Even padding becomes the convolution's own. One more pixel at the end, as SAME pads at stride 2 on even sizes,
+    becomes even by one more tap of zeros at the beginning of the kernel. (A separate padding copies the whole map.)
+    """
+    sizes: dict[ConvNormAct, tuple[int, int]] = {}
+    handles = [
+        module.register_forward_pre_hook(lambda module, args: sizes.update({module: tuple(args[0].shape[2:])}))
+        for module in model.modules()
+        if isinstance(module, ConvNormAct) and isinstance(module.pad, SamePadding)
+    ]
+    with torch.no_grad():
+        model(sample)
+    for handle in handles:
+        handle.remove()
+    for module, size in sizes.items():
+        assert isinstance(module.pad, SamePadding)
+        sides = [module.pad.sides(length) for length in size]
+        if module.pad.rate > 1 and any(before != after for before, after in sides):
+            continue
+        conv = module.conv
+        extra = [after - before for before, after in sides]
+        weight = F.pad(conv.weight, (extra[1], 0, extra[0], 0)).contiguous(memory_format=torch.channels_last)
+        conv.weight = nn.Parameter(weight, requires_grad=False)
+        conv.kernel_size = tuple(weight.shape[2:])
+        conv.padding = tuple(after for _, after in sides)
+        module.pad = nn.Identity()

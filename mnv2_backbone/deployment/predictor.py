@@ -1,0 +1,180 @@
+"""From images to results: one class for deployed models, exported files and trained models."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmcv.ops import batched_nms
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.model import BaseModel
+from mmengine.structures import InstanceData, PixelData
+from torch import Tensor
+
+from ..errors import UserError
+from ..registry import MODELS
+from .backends import Run, explain, open_exported
+from .network import load_trained
+from .recipe import Manifest, Recipe, classes_and_palette
+
+#: From images (H, W, 3), BGR, uint8, to the outputs of each: boxes in its pixels, scores and maybe labels; or labels.
+RunImages = Callable[[Sequence[np.ndarray]], Iterable[Sequence[np.ndarray]]]
+
+
+class Predictor:
+    """Detects or segments; ``run`` computes a detector's boxes and scores before NMS, or with labels after it."""
+
+    def __init__(self, run: RunImages, manifest: Manifest) -> None:
+        self.run, self.manifest = run, manifest
+
+    @property
+    def recipe(self) -> Recipe:
+        """Task, classes, palette, size, sampling, thresholds."""
+        return self.manifest.recipe
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], threads: int | None = None) -> 'Predictor':
+        """Loads a file (.onnx, .xml or .pt2) that ``tools/export.py`` wrote; it needs no config.
+
+        A .pt2 file holds machine code: run files of your own only. ``threads``: the runtime's default if None.
+
+        Raises:
+            UserError: The file is missing, damaged, not exported by this package, or its runtime is not installed.
+        """
+        path = Path(path)
+        backend, text = open_exported(path)
+        manifest = Manifest.from_json(text)
+        run: Run = explain(path, backend, lambda: backend.load(path, manifest.precision, threads))
+        return cls(_InBatches(run), manifest)
+
+    @classmethod
+    def from_checkpoint(cls, cfg: Config, weights: str, device: str = 'cpu') -> 'Predictor':
+        """Loads the trained model of a config, which runs as mm's own inferencers run it.
+
+        ``weights`` is a checkpoint's path or an ``mnv2://`` name; it must fit the model as a whole.
+        """
+        model, meta = load_trained(cfg, weights)
+        try:
+            model = model.to(device)
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(f'--device {device}: {error}') from error
+        steps = [step for step in cfg.test_dataloader.dataset.pipeline[1:] if 'LoadAnnotations' not in step['type']]
+        task = 'segment' if hasattr(model, 'decode_head') else 'detect'
+        recipe = Recipe(task, *classes_and_palette(meta), size=None)
+        return cls(_Trained(model, steps), Manifest(recipe))
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[Any]:
+        """Detects or segments.
+
+        Args:
+            images: (H, W, 3) each, BGR, uint8, of any size.
+
+        Returns:
+            For each image, of a detector :class:`InstanceData` with ``bboxes`` (n, 4) in its pixels, ``scores`` (n,)
+            and ``labels`` (n,), of a segmenter its label map (H, W), integers.
+        """
+        if self.recipe.task == 'segment':
+            return [labels for (labels,) in self.run(images)]
+        return [self._found(*map(torch.from_numpy, outputs)) for outputs in self.run(images)]
+
+    def _found(self, boxes: Tensor, scores: Tensor, labels: Tensor | None = None) -> InstanceData:
+        if labels is None:
+            return suppress(boxes, scores, self.recipe.test_cfg)
+        real = scores > 0  # the rest only fills the row
+        return InstanceData(bboxes=boxes[real], scores=scores[real], labels=labels[real])
+
+
+@MODELS.register_module()
+class ExportedModel(BaseModel):
+    """Runs a file that ``tools/export.py`` wrote on the images of a data loader, as they were loaded."""
+
+    def __init__(self, path: str, threads: int | None = None) -> None:
+        super().__init__()
+        self.predictor = Predictor.from_file(path, threads)
+
+    def forward(self, inputs: Sequence[Tensor], data_samples: Sequence[Any], mode: str = 'predict') -> list[Any]:
+        """Detects or segments in images (3, H, W), BGR, uint8, of any size.
+
+        Returns:
+            The samples, with ``pred_instances`` or ``pred_sem_seg``.
+
+        Raises:
+            ValueError: Another mode than ``'predict'``: an exported file does not train.
+        """
+        if mode != 'predict':
+            raise ValueError(f"mode={mode!r}: an exported file allows 'predict' only")
+        results = self.predictor([x.permute(1, 2, 0).cpu().numpy() for x in inputs])
+        for sample, result in zip(data_samples, results):
+            if self.predictor.recipe.task == 'detect':
+                sample.pred_instances = result
+            else:
+                sample.pred_sem_seg = PixelData(data=torch.from_numpy(result)[None].long())
+        return list(data_samples)
+
+
+class _InBatches:
+    """An exported file on images: those of one size are computed together."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[Sequence[np.ndarray]]:
+        if len({image.shape for image in images}) > 1:
+            return [outputs for image in images for outputs in self([image])]
+        # np.stack keeps the order in memory, and TorchInductor's packages do not look at it
+        return list(zip(*self.run(np.ascontiguousarray(np.stack(images))))) if images else []
+
+
+class _Trained:
+    """A trained model with its test pipeline, one image at a time."""
+
+    def __init__(self, model: Any, steps: Sequence[Any]) -> None:
+        self.model, self.pipeline = model, Compose(list(steps))
+
+    @torch.no_grad()
+    def __call__(self, images: Sequence[np.ndarray]) -> list[Sequence[np.ndarray]]:
+        results: list[Sequence[np.ndarray]] = []
+        for image in images:
+            size = image.shape[:2]
+            data = self.pipeline(dict(img=image, img_path='', img_id=0, img_shape=size, ori_shape=size))
+            batch = dict(inputs=[data['inputs']], data_samples=[data['data_samples']])
+            sample = self.model.test_step(batch)[0].cpu()
+            if 'pred_sem_seg' in sample:
+                results.append((sample.pred_sem_seg.data[0].numpy(),))
+            else:
+                found = sample.pred_instances
+                results.append(tuple(x.numpy() for x in (found.bboxes, found.scores, found.labels)))
+        return results
+
+
+def suppress(boxes: Tensor, scores: Tensor, cfg: Mapping[str, Any]) -> InstanceData:
+    """Applies score threshold and NMS to boxes (anchors, 4) with scores (anchors, classes), as the trained model does.
+
+    A box is only ever suppressed by boxes with a higher score. So NMS runs on the highest-scoring boxes first, and on
+    more of them only if too few remain: with a low threshold, that is a small part of the work.
+
+    Returns:
+        ``bboxes`` (n, 4), ``scores`` (n,), ``labels`` (n,), the highest-scoring first.
+    """
+    # NumPy scans the scores in one thread. PyTorch's other threads, once woken, would spin for some milliseconds and
+    # take the cores from the runtime that computes the next image: that costs more than everything else here.
+    found_at = np.flatnonzero(scores.numpy() > cfg['score_thr'])
+    anchors, labels = (torch.from_numpy(x) for x in np.divmod(found_at, scores.shape[1]))
+    values = scores[anchors, labels]
+    limit = cfg.get('nms_pre', -1)
+    count = len(values) if limit < 0 else min(limit, len(values))
+    if not count:
+        return InstanceData(bboxes=boxes[:0], scores=values, labels=labels)
+    wanted = cfg['max_per_img']
+    taken = min(count, 4 * wanted)
+    while True:
+        top, order = values.topk(taken)
+        found, keep = batched_nms(boxes[anchors[order]], top, labels[order], dict(cfg['nms']))
+        if len(keep) >= wanted or taken == count:
+            break
+        taken = min(count, 4 * taken)
+    found, keep = found[:wanted], keep[:wanted]
+    return InstanceData(bboxes=found[:, :4], scores=found[:, 4], labels=labels[order][keep])

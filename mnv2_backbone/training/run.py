@@ -1,0 +1,95 @@
+"""Training and testing with mmengine's runner."""
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.evaluator import DumpResults
+from mmengine.hooks import Hook
+from mmengine.registry import METRICS, RUNNERS
+from mmengine.runner import Runner
+
+from ..errors import UserError, setting_up
+from ..network.checkpoint import read_checkpoint, read_weights_only_everywhere
+from .cpu import keep_freed_memory
+from .preflight import check_data
+from .prepare import is_pickle, prepare_testing, prepare_training
+
+Prepare = Callable[[argparse.Namespace], tuple[Config, list[str]]]
+
+
+class _StartedHook(Hook):
+    """Knows whether the set-up is over: from then on an error is not the user's."""
+
+    started = False
+
+    def before_train(self, runner: Runner) -> None:
+        self.started = True
+
+    def before_test(self, runner: Runner) -> None:
+        self.started = True
+
+
+def run_training(args: argparse.Namespace) -> int:
+    """Trains; returns the exit status. Options as :func:`mnv2_backbone.training.command_line.train` parses them."""
+    keep_freed_memory()
+    return _run(args, prepare_training, Runner.train)
+
+
+def run_testing(args: argparse.Namespace) -> int:
+    """Tests; returns the exit status. Options as :func:`mnv2_backbone.training.command_line.test` parses them."""
+    return _run(args, prepare_testing, Runner.test)
+
+
+def _run(args: argparse.Namespace, prepare: Prepare, go: Callable[[Runner], object]) -> int:
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    read_weights_only_everywhere()
+    hook = _StartedHook()
+    try:
+        with setting_up():
+            cfg, changes = prepare(args)
+            _check(cfg, args)
+    except UserError:
+        if _rank() == 0:
+            raise
+        return 2  # every rank meets the same mistake: one of them reports it
+    with setting_up(lambda: hook.started):
+        if cfg.launcher == 'pytorch' and not torch.cuda.is_available():
+            torch.distributed.init_process_group('gloo')
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        for change in changes:
+            runner.logger.info(f'changed in the config: {change}')
+        runner.register_hook(hook, priority='LOWEST')
+        if is_pickle(getattr(args, 'out', None)):
+            runner.test_evaluator.metrics.append(_dump(cfg, args.out))
+        go(runner)
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    return 0
+
+
+def _check(cfg: Config, args: argparse.Namespace) -> None:
+    """Looks at data and checkpoints, once for all processes of a node."""
+    if _rank() != 0:
+        return
+    testing = hasattr(args, 'checkpoint')
+    splits: Sequence[str] = ('test',) if testing else ('train', 'val') if cfg.get('val_cfg') else ('train',)
+    check_data(cfg, splits)
+    name = cfg.get('load_from')
+    if name and '://' not in name:
+        read_checkpoint(name, mmap=True)
+
+
+def _rank() -> int:
+    """The rank of this process, known before anything is set up."""
+    names = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
+
+
+def _dump(cfg: Config, path: str) -> DumpResults:
+    """Collects all predictions and pickles them to a file."""
+    kind: Any = 'mmdet.DumpDetResults' if cfg.get('default_scope') == 'mmdet' else 'DumpResults'
+    return METRICS.build(dict(type=kind, out_file_path=path))

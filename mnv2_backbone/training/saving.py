@@ -1,0 +1,68 @@
+"""Writing checkpoints so that a run can be resumed after a kill at any moment."""
+
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+
+from ..errors import whole_file
+from ..registry import HOOKS
+
+_BACKEND = 'mnv2_backbone_atomic'
+
+
+class AtomicLocalBackend(LocalBackend):
+    """mmengine's local files, each written whole or not at all."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Writes ``obj`` to a temporary file, which replaces ``filepath`` when it is on the disk."""
+        with whole_file(filepath) as draft:
+            draft.write_bytes(obj)
+
+
+register_backend(_BACKEND, AtomicLocalBackend, force=True)
+
+
+@HOOKS.register_module()
+class AtomicCheckpointHook(CheckpointHook):
+    """mmengine's ``CheckpointHook`` that survives being killed while it saves; for local files only.
+
+    Files are replaced in one step, and an outdated checkpoint is removed after the new one is on the disk (mmengine
+    removes it before, which with ``max_keep_ckpts=1`` can leave none).
+
+    Raises:
+        ValueError: ``backend_args`` or ``file_client_args`` is given.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        for name in ('backend_args', 'file_client_args'):
+            if kwargs.get(name) is not None:
+                raise ValueError(
+                    f'AtomicCheckpointHook writes local files only, but got {name}={kwargs[name]!r}; '
+                    "use type='CheckpointHook' for other storage"
+                )
+            kwargs.pop(name, None)
+        super().__init__(backend_args=dict(backend=_BACKEND), **kwargs)
+        self.max_keep_ckpts: int
+        self.keep_ckpt_ids: deque[int]
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        keep = self.max_keep_ckpts
+        if keep <= 0:
+            super()._save_checkpoint_with_step(runner, step, meta)
+            return
+        ids = [kept for kept in self.keep_ckpt_ids if kept != step] + [step]
+        self.keep_ckpt_ids = deque(ids[-keep:], keep)
+        # The list goes into the checkpoint, so that a resumed run goes on removing.
+        runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+        self.max_keep_ckpts = -1  # the parent saves only
+        try:
+            super()._save_checkpoint_with_step(runner, step, meta)
+        finally:
+            self.max_keep_ckpts = keep
+        if runner.rank == 0:
+            for outdated in ids[:-keep]:
+                Path(self.out_dir, self.filename_tmpl.format(outdated)).unlink(missing_ok=True)

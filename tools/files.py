@@ -1,0 +1,164 @@
+"""Image and video files: found by their names, predicted on, drawn, and described in JSON."""
+
+import glob
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from mnv2_backbone.deployment.quantization import IMAGES
+from mnv2_backbone.errors import UserError, whole_file
+
+VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v')
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image or video file, and where its results go inside the output folder, without a suffix."""
+
+    path: Path
+    name: Path
+
+    @property
+    def is_video(self) -> bool:
+        """Whether it is a video, by its suffix."""
+        return self.path.suffix.lower() in VIDEOS
+
+
+def find_sources(what: str) -> list[Source]:
+    """The images and videos that a file, a folder (searched recursively) or a :mod:`glob` pattern stands for, in order.
+
+    Raises:
+        UserError: There is nothing, or nothing that is an image or a video.
+    """
+    root = Path(what)
+    if root.is_dir():
+        base, paths = root, sorted(root.rglob('*'))
+    else:
+        paths = [root] if root.is_file() else [Path(path) for path in sorted(glob.glob(what, recursive=True))]
+        base = Path(os.path.commonpath([path.parent for path in paths])) if paths else root
+    found = [path for path in paths if path.suffix.lower() in IMAGES + VIDEOS and path.is_file()]
+    if not found:
+        reason = 'has no images or videos' if paths else 'does not exist and matches no file'
+        raise UserError(f'{what}: {reason}; known are {" ".join(IMAGES + VIDEOS)}')
+    stems = [path.relative_to(base).with_suffix('') for path in found]
+    # a.jpg and a.png must not overwrite each other's results
+    return [
+        Source(path, stem if stems.count(stem) == 1 else stem.with_name(path.name.replace('.', '_')))
+        for path, stem in zip(found, stems)
+    ]
+
+
+class FilePredictor:
+    """Predicts on files, and writes the results to a folder; objects with a score below ``score_thr`` are left out.
+
+    ``visualizer`` is the config of mm's visualizer, by default the one of the task.
+    """
+
+    def __init__(
+        self, predictor: Any, out: Path, score_thr: float, visualizer: Mapping[str, Any] | None = None
+    ) -> None:
+        from mmengine.registry import VISUALIZERS, init_default_scope
+
+        self.predictor, self.out, self.score_thr = predictor, out, score_thr
+        self.segments = predictor.recipe.task == 'segment'
+        if visualizer is None:
+            init_default_scope('mmseg' if self.segments else 'mmdet')
+            visualizer = dict(type=f'{"Seg" if self.segments else "Det"}LocalVisualizer', name='visualizer')
+        self.visualizer = VISUALIZERS.build(dict(visualizer, vis_backends=None))
+        self.visualizer.dataset_meta = dict(classes=predictor.recipe.classes, palette=list(predictor.recipe.palette))
+
+    def draw(self, image: np.ndarray, result: Any) -> np.ndarray:
+        """The image with its result drawn in, BGR as it came."""
+        import torch
+        from mmdet.structures import DetDataSample
+        from mmengine.structures import PixelData
+        from mmseg.structures import SegDataSample
+
+        rgb = np.ascontiguousarray(image[..., ::-1])
+        if self.segments:
+            sample = SegDataSample(pred_sem_seg=PixelData(data=torch.from_numpy(result)[None].long()))
+            self.visualizer.add_datasample('result', rgb, sample, draw_gt=False)
+        else:
+            sample = DetDataSample(pred_instances=result)
+            self.visualizer.add_datasample('result', rgb, sample, draw_gt=False, pred_score_thr=self.score_thr)
+        drawn: np.ndarray = self.visualizer.get_image()
+        return np.ascontiguousarray(drawn[..., ::-1])
+
+    def describe(self, result: Any) -> dict[str, Any]:
+        """A result as plain data.
+
+        Returns:
+            ``objects``: label, score and box (x1, y1, x2, y2 in pixels) of each, the highest-scoring first; or
+            ``classes``: the share of the image that each takes.
+        """
+        names = self.predictor.recipe.classes
+        if self.segments:
+            shares = np.bincount(result.ravel(), minlength=len(names)) / result.size
+            return dict(classes={names[i]: round(x, 4) for i, x in enumerate(shares.tolist()) if x > 0})
+        rows = zip(result.labels.tolist(), result.scores.tolist(), result.bboxes.tolist())
+        return dict(
+            objects=[
+                dict(label=names[label], score=round(score, 4), box=[round(x, 1) for x in box])
+                for label, score, box in rows
+                if score >= self.score_thr
+            ]
+        )
+
+    def predict_image(self, source: Source) -> dict[str, Any]:
+        """Writes the drawn image, the result as JSON, and a segmenter's label map as an indexed PNG."""
+        image = cv2.imread(str(source.path))
+        if image is None:
+            raise UserError(f'{source.path} is not an image that can be read')
+        (result,) = self.predictor([image])
+        found = dict(file=str(source.path), height=image.shape[0], width=image.shape[1], **self.describe(result))
+        target = self.out / source.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(f'{target}.jpg', self.draw(image, result))
+        if self.segments:
+            from mnv2_backbone.data.masks import save_indexed_png
+
+            save_indexed_png(f'{target}.png', result, self.predictor.recipe.palette)
+        self._write_json(target, found)
+        return found
+
+    def predict_video(self, source: Source) -> Iterator[int]:
+        """Writes the video with results drawn in (.mp4) and the results of its frames as JSON.
+
+        Yields the number of frames that the file announces, once for each frame done.
+        """
+        video = cv2.VideoCapture(str(source.path))
+        total = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+        rate = video.get(cv2.CAP_PROP_FPS) or 25.0
+        target = self.out / source.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        frames: list[dict[str, Any]] = []
+        writer = None
+        try:
+            while True:
+                more, image = video.read()
+                if not more:
+                    break
+                if writer is None:
+                    size = (image.shape[1], image.shape[0])
+                    writer = cv2.VideoWriter(f'{target}.mp4', cv2.VideoWriter.fourcc(*'mp4v'), rate, size)
+                (result,) = self.predictor([image])
+                writer.write(self.draw(image, result))
+                frames.append(dict(frame=len(frames), **self.describe(result)))
+                yield total
+        finally:
+            video.release()
+            if writer is not None:
+                writer.release()
+        if not frames:
+            raise UserError(f'{source.path} is not a video that can be read')
+        self._write_json(target, dict(file=str(source.path), fps=rate, frames=frames))
+
+    def _write_json(self, target: Path, content: Mapping[str, Any]) -> None:
+        with whole_file(f'{target}.json') as draft:
+            draft.write_text(json.dumps(content, indent=1) + '\n')

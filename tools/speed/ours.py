@@ -1,0 +1,167 @@
+"""Our networks: as trained, and in their fast forms.
+
+What only some of them need is imported when they are built, so that each process has the memory of its own variant.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.structures import InstanceData
+
+from mnv2_backbone import SLIM_INIT, MobileNetV2
+from mnv2_backbone.deployment.backends import FORMATS
+from mnv2_backbone.training.cpu import keep_freed_memory
+
+from .inputs import our_config
+from .peers import eager, take_weights
+from .workers import Worker
+
+CHECKPOINTS = {'detect': 'our_detector.pt', 'segment': 'our_segmenter.pt'}
+
+
+def trained_backbone(folder: Path) -> MobileNetV2:
+    """The backbone with the weights that all have."""
+    network = MobileNetV2(out_indices='layer_19').eval()
+    take_weights(network, folder)
+    return network
+
+
+def trained_model(task: str, folder: Path, configs: Path) -> Any:
+    """Our detector (``'detect'``) or segmenter (``'segment'``), as MMDetection and MMSegmentation load it."""
+    cfg = our_config(task, configs)
+    if task == 'detect':
+        from mmdet.apis import init_detector
+
+        model = init_detector(cfg, device='cpu')
+    else:
+        from mmseg.apis import init_model
+
+        model = init_model(cfg, device='cpu')
+    model.load_state_dict(torch.load(folder / CHECKPOINTS[task]))
+    return model
+
+
+def boxes(found: InstanceData) -> dict[str, np.ndarray]:
+    """Detections as plain arrays."""
+    return {name: found[name].float().cpu().numpy() for name in ('bboxes', 'scores', 'labels')}
+
+
+def written(target: Path, how: str, **options: Any) -> Path:
+    """``target``, written by a function of :mod:`.exports` in a process of its own, unless it exists.
+
+    So the memory that writing takes does not count for the variant.
+    """
+    if not target.exists():
+        log = target.with_name('log.txt')
+        variant = f'speed.exports:{how}'
+        with Worker(variant, dict(options, target=target), torch.get_num_threads(), log) as worker:
+            worker.ready()
+    return target
+
+
+def backbone_trained(turns: Any, folder: Path, device: str, precision: str, **_: Any) -> None:
+    """The module as it is."""
+    network = trained_backbone(folder).to(device)
+    x = torch.from_numpy(np.load(folder / 'normalised.npy')[:1]).to(device)
+    eager(turns, lambda: network(x)[0], device, precision, lambda y: y.float().cpu().numpy())
+
+
+def detect_trained(turns: Any, folder: Path, configs: Path, device: str, precision: str, **_: Any) -> None:
+    """The detector through MMDetection's ``inference_detector``."""
+    from mmdet.apis import inference_detector
+
+    model = trained_model('detect', folder, configs).to(device)
+    image = np.load(folder / 'detect.npy')
+    eager(
+        turns, lambda: inference_detector(model, image), device, precision, lambda sample: boxes(sample.pred_instances)
+    )
+
+
+def segment_trained(turns: Any, folder: Path, configs: Path, device: str, precision: str, **_: Any) -> None:
+    """The segmenter through MMSegmentation's ``inference_model``."""
+    from mmseg.apis import inference_model
+
+    model = trained_model('segment', folder, configs).to(device)
+    image = np.load(folder / 'segment.npy')
+    eager(
+        turns,
+        lambda: inference_model(model, image),
+        device,
+        precision,
+        lambda sample: sample.pred_sem_seg.data[0].cpu().numpy(),
+    )
+
+
+def backbone_deployed(turns: Any, folder: Path, precision: str, **_: Any) -> None:
+    """The backbone from ``deploy``."""
+    from mnv2_backbone import deploy
+
+    x = torch.from_numpy(np.load(folder / 'normalised.npy')[:1])
+    network: Any = deploy(trained_backbone(folder), size=(x.shape[2], x.shape[3]), precision=precision)
+    turns.loop(lambda: network(x), output=network(x)[0].numpy())
+
+
+def backbone_exported(turns: Any, format: str, folder: Path, precision: str, **_: Any) -> None:
+    """The backbone in an exported file, run by the file's back end."""
+    backend = FORMATS[format]
+    target = folder / f'backbone_{precision}{backend.suffix}'
+    written(target, 'backbone', folder=folder, format=format, precision=precision)
+    run = backend.load(target, precision, torch.get_num_threads())
+    x = np.load(folder / 'normalised.npy')[:1]
+    turns.loop(lambda: run(x), output=run(x)[0].copy())
+
+
+def detect_deployed(turns: Any, folder: Path, configs: Path, precision: str, **_: Any) -> None:
+    """The detector from ``deploy``."""
+    from mnv2_backbone import deploy
+
+    detect: Any = deploy(trained_model('detect', folder, configs), precision=precision)
+    image = np.load(folder / 'detect.npy')
+    turns.loop(lambda: detect([image]), output=boxes(detect([image])[0]))
+
+
+def segment_deployed(turns: Any, folder: Path, configs: Path, precision: str, **_: Any) -> None:
+    """The segmenter from ``deploy``."""
+    from mnv2_backbone import deploy
+
+    segment: Any = deploy(trained_model('segment', folder, configs), precision=precision)
+    image = np.load(folder / 'segment.npy')
+    turns.loop(lambda: segment([image]), output=segment([image])[0])
+
+
+def model_exported(turns: Any, task: str, format: str, folder: Path, configs: Path, precision: str, **_: Any) -> None:
+    """The detector or segmenter in an exported file, run by the file's back end."""
+    from mnv2_backbone.deployment.predictor import Predictor
+
+    target = folder / f'{task}_{precision}{FORMATS[format].suffix}'
+    written(target, 'model', folder=folder, configs=configs, task=task, format=format, precision=precision)
+    run = Predictor.from_file(target, torch.get_num_threads())
+    image = np.load(folder / f'{task}.npy')
+    found = run([image])[0]
+    turns.loop(lambda: run([image]), output=boxes(found) if task == 'detect' else found)
+
+
+def train(turns: Any, folder: Path, configs: Path, data: Path, precision: str, **_: Any) -> None:
+    """Our COCO config, as ``tools/train.py`` runs it, from random weights."""
+    from . import training
+
+    keep_freed_memory()
+    cfg = our_config('detect', configs)
+    cfg.model.backbone.init_cfg = SLIM_INIT
+    cfg.optim_wrapper.enabled = precision == 'bf16'
+    training.train(turns, cfg, folder, data)
+
+
+def train_pipelines(turns: Any, configs: Path, data: Path, samples: int, **_: Any) -> None:
+    """The training pipelines alone, image by image in one thread: ours and MMDetection's own."""
+    from mmengine.hub import get_config
+
+    from .pipeline import compare_ms
+
+    ours = our_config('detect', configs).train_dataloader.dataset
+    theirs = get_config('mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py').train_dataloader.dataset.dataset
+    ours.data_root = f'{data}/'
+    times = compare_ms({'ours': ours.pipeline, 'mmdet': theirs.pipeline}, ours, samples)
+    turns.begin(**times)

@@ -35,7 +35,7 @@ demo-segment: env
 lint: $(VENV)/.testable
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
-	$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m mypy
 
 test: lint

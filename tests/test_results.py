@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shlex
 import sys
@@ -37,6 +38,11 @@ DOCUMENT = dict(
 )
 
 
+def rows(folder):
+    with (folder / 'results.csv').open() as file:
+        return list(csv.DictReader(file))
+
+
 @pytest.fixture
 def tool(tmp_path, monkeypatch):
     """``tools/results.py`` in a folder of its own, called with its arguments."""
@@ -60,10 +66,14 @@ def test_what_ended_well_is_run_once_and_tabled(tool, tmp_path, capsys):
     assert tool('run', 'nothing') == 2 and 'allowed are count, seeds' in capsys.readouterr().err
     assert tool('run') == 2 and 'seeds: exit status 3, see' in capsys.readouterr().err
     assert tool('table') == 0
-    (row,) = json.loads((tmp_path / 'results.json').read_text())
-    assert (row['model'], row['mean'], row['std'], row['runs']) == ('ours', 50, None, 1)
+    (row,) = rows(tmp_path)
+    assert (row['model'], float(row['mean']), row['std'], row['runs']) == ('ours', 50, '', '1')
     text = (tmp_path / 'results.md').read_text()
-    assert '| ours | two | x | 50 |' in text and '*published: a paper*' in text and 'other' not in text.split('*')[0]
+    assert (
+        '| ours | two | 50 | 1 | count |' in text
+        and '*published: a paper*' in text
+        and 'other' not in text.split('*')[0]
+    )
 
 
 def test_runs_are_averaged_and_figures_without_logs_stay(tool, tmp_path):
@@ -71,11 +81,14 @@ def test_runs_are_averaged_and_figures_without_logs_stay(tool, tmp_path):
     runs.mkdir(parents=True)
     for seed, value in enumerate((1.0, 2.0, 6.0)):
         (runs / f'{seed}.json').write_text(json.dumps(dict(a=value)))
-    known = dict(task='Counting', model='ours', data='two', metric='x', mean=7, std=1, runs=3, command='c')
-    known.update(seconds=60, machine='m')
-    (tmp_path / 'results.json').write_text(json.dumps([known]))
+    known = dict(experiment='count', model='ours', data='two', metric='x', mean='7', std='1', runs='3', seconds='60')
+    known['machine'] = 'm, two cores'
+    with (tmp_path / 'results.csv').open('w') as file:
+        writer = csv.DictWriter(file, known)
+        writer.writeheader()
+        writer.writerow(known)
     assert tool('table') == 0
-    assert json.loads((tmp_path / 'results.json').read_text()) == [known]  # the other one has not ended well
+    assert rows(tmp_path) == [known]  # the other one has not ended well
     for path in runs.glob('*.json'):
         path.rename(path.with_name(f'run{path.name}'))
     (runs / 'done_0.json').write_text(json.dumps(dict(seconds=5, machine='m')))
@@ -83,26 +96,27 @@ def test_runs_are_averaged_and_figures_without_logs_stay(tool, tmp_path):
     document['experiments'][1]['figures'][0]['scores'] = 'run*.json'
     (tmp_path / 'experiments.yml').write_text(yaml.safe_dump(document))
     assert tool('table') == 0
-    first, second = json.loads((tmp_path / 'results.json').read_text())
+    first, second = rows(tmp_path)
     assert first == known
-    assert (second['mean'], round(second['std'], 3), second['runs']) == (3, 2.646, 3)
+    assert (float(second['mean']), round(float(second['std']), 3), second['runs']) == (3, 2.646, '3')
+    assert '| other | three | 3 ± 2.6 | 3 | seeds |' in (tmp_path / 'results.md').read_text()
 
 
 def test_logs_of_trainings_give_figures_and_curves(tool, tmp_path):
     for seed, end in enumerate((40.0, 50.0)):
         log = tmp_path / f'runs/seeds/ours_seed{seed}/now/vis_data/scalars.json'
         log.parent.mkdir(parents=True)
-        rows = [dict(loss=9.0, iter=10, step=10), dict(mIoU=20.0, step=1), dict(loss=5.0, iter=20, step=20)]
-        log.write_text('\n'.join(map(json.dumps, [*rows, dict(mIoU=end, step=2)])) + '\n')
+        logged = [dict(loss=9.0, iter=10, step=10), dict(mIoU=20.0, step=1), dict(loss=5.0, iter=20, step=20)]
+        log.write_text('\n'.join(map(json.dumps, [*logged, dict(mIoU=end, step=2)])) + '\n')
     document = json.loads(json.dumps(DOCUMENT))
-    document['tasks'][0]['curves'] = dict(picture='c.png', score='mIoU', runs={'ours': 'seeds/ours_seed*'})
+    document['tasks'][0]['curves'] = dict(image='c.png', score='mIoU', runs={'ours': 'seeds/ours_seed*'})
     document['experiments'][1]['figures'][0].update(scores='ours_seed*/*/vis_data/scalars.json', key='mIoU')
     (tmp_path / 'experiments.yml').write_text(yaml.safe_dump(document))
     assert tool('table') == 0 and not (tmp_path / 'c.png').exists()  # it has not come to its end
     (tmp_path / 'runs/seeds/done_0.json').write_text(json.dumps(dict(seconds=5, machine='m')))
     assert tool('table') == 0
-    (row,) = json.loads((tmp_path / 'results.json').read_text())
-    assert (row['mean'], row['runs']) == (45, 2)
+    (row,) = rows(tmp_path)
+    assert (float(row['mean']), row['runs']) == (45, '2')
     assert cv2.imread(str(tmp_path / 'c.png')).std() > 5
     assert '(c.png)' in (tmp_path / 'results.md').read_text()
 
@@ -112,8 +126,8 @@ def test_the_published_tables_are_made_from_the_published_figures(monkeypatch):
     import results
 
     document = yaml.safe_load((ROOT / 'docs/experiments.yml').read_text())
-    rows = json.loads((ROOT / 'docs/results.json').read_text())
-    assert results.as_markdown(document, rows) == (ROOT / 'docs/results.md').read_text()
+    found = results.read_rows(ROOT / 'docs/results.csv')
+    assert results.as_markdown(document, found) == (ROOT / 'docs/results.md').read_text()
     experiments = document['experiments']
     assert {experiment['task'] for experiment in experiments} <= {task['name'] for task in document['tasks']}
     for experiment in experiments:

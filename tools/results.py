@@ -1,12 +1,13 @@
-"""Runs the experiments of docs/experiments.yml; makes docs/results.md, results.json and curves from their logs.
+"""Runs the experiments of docs/experiments.yml; makes docs/results.md, results.csv and curves from their logs.
 
-    python tools/results.py run voc bccd       # those; what has been run already is skipped
+    python tools/results.py run voc bccd       # these; what has been run already is skipped
     python tools/results.py table              # from the logs of all that have been run here
 
-Figures whose logs are not here stay as they stand in docs/results.json.
+Figures whose logs are not here stay as they are in docs/results.csv.
 """
 
 import argparse
+import csv
 import json
 import os
 import platform
@@ -15,7 +16,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -23,17 +24,19 @@ from typing import Any
 from curves import compare_curves
 from mmengine.fileio import load
 
-from mnv2_backbone.errors import UserError, whole_file
+from mnv2_backbone.errors import UserError, command, whole_file
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / 'docs'
 RUNS = ROOT / 'work_dirs/results'
-#: What identifies a figure from one making of the table to the next.
-IDENTITY = ('task', 'model', 'data', 'metric')
+#: The columns of docs/results.csv, the first four of which identify a figure.
+COLUMNS = ('experiment', 'model', 'data', 'metric', 'mean', 'std', 'runs', 'seconds', 'machine')
+ROWS = 'results.csv'
+Row = dict[str, str]
 
 
 def machine() -> str:
-    """What computes here."""
+    """The processor of this machine."""
     cpuinfo = Path('/proc/cpuinfo')
     found = re.search(r'model name\s*: (.+)', cpuinfo.read_text()) if cpuinfo.is_file() else None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
@@ -42,14 +45,14 @@ def machine() -> str:
 
 
 def run(experiment: Mapping[str, Any]) -> None:
-    """Runs the commands of an experiment, one after the other; those that were ended well are not run again."""
+    """Runs the commands of an experiment, one after the other; those that ended well are not run again."""
     folder = RUNS / experiment['name']
     folder.mkdir(parents=True, exist_ok=True)
-    for number, (command, done) in enumerate(zip(experiment['commands'], marks(experiment))):
+    for number, (line, done) in enumerate(zip(experiment['commands'], marks(experiment))):
         if done.is_file():
             continue
-        print(f'{experiment["name"]}: {command}', flush=True)
-        words = [str(folder) if word == 'OUT' else word for word in shlex.split(command.replace('OUT/', f'{folder}/'))]
+        print(f'{experiment["name"]}: {line}', flush=True)
+        words = [str(folder) if word == 'OUT' else word for word in shlex.split(line.replace('OUT/', f'{folder}/'))]
         began = time.monotonic()
         with (folder / f'log_{number}.txt').open('w') as log:
             status = subprocess.run(
@@ -74,19 +77,13 @@ def scores(path: Path) -> dict[str, float]:
     return flat(json.loads(text.splitlines()[-1] if path.name == 'scalars.json' else text))
 
 
-def identity(experiment: Mapping[str, Any], figure: Mapping[str, Any]) -> dict[str, str]:
-    """What tells a figure from all others, by the names in :data:`IDENTITY`."""
-    values = (experiment['task'], figure['model'], figure.get('data') or experiment['data'], figure['metric'])
-    return dict(zip(IDENTITY, values))
-
-
 def marks(experiment: Mapping[str, Any]) -> list[Path]:
-    """What its commands leave when they end well."""
+    """The files that its commands leave when they end well."""
     return [RUNS / experiment['name'] / f'done_{number}.json' for number in range(len(experiment['commands']))]
 
 
-def figures(experiment: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The figures of an experiment, from its logs; none where it has not been run to its end here."""
+def figures(experiment: Mapping[str, Any]) -> list[Row]:
+    """The figures of an experiment, from its logs; none if it has not been run to its end here."""
     folder = RUNS / experiment['name']
     if not all(mark.is_file() for mark in marks(experiment)):
         return []
@@ -97,75 +94,98 @@ def figures(experiment: Mapping[str, Any]) -> list[dict[str, Any]]:
         values = [figure.get('scale', 1) * scores(path)[figure['key']] for path in files]
         if not values:
             raise UserError(f'{experiment["name"]}: no {figure["scores"]} in {folder}')
-        rows.append(
-            dict(
-                **identity(experiment, figure),
-                mean=round(mean(values), 4),
-                std=round(stdev(values), 4) if len(values) > 1 else None,
-                runs=len(values),
-                command='\n'.join(experiment['commands']),
-                seconds=sum(fact['seconds'] for fact in facts),
-                machine=facts[-1]['machine'],
-            )
-        )
+        std = round(stdev(values), 4) if len(values) > 1 else ''
+        cells = (round(mean(values), 4), std, len(values), sum(fact['seconds'] for fact in facts), facts[-1]['machine'])
+        rows.append(dict(zip(COLUMNS, (*identity(experiment, figure), *map(str, cells)))))
     return rows
 
 
-def collect(experiments: list[dict[str, Any]], known: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """All figures, in the order of the experiments: from logs where there are some, else as they are known."""
-    before = {tuple(row[name] for name in IDENTITY): row for row in known}
+def identity(experiment: Mapping[str, Any], figure: Mapping[str, Any]) -> tuple[str, ...]:
+    """What identifies a figure: its values of the first four columns."""
+    return experiment['name'], figure['model'], figure.get('data') or experiment['data'], figure['metric']
+
+
+def collect(experiments: list[dict[str, Any]], known: list[Row]) -> list[Row]:
+    """All figures, in the order of the experiments: from logs if there are some, else as they are known."""
+    before = {tuple(row[name] for name in COLUMNS[:4]): row for row in known}
     rows = []
     for experiment in experiments:
-        names = [tuple(identity(experiment, figure).values()) for figure in experiment['figures']]
+        names = [identity(experiment, figure) for figure in experiment['figures']]
         rows += figures(experiment) or [before[name] for name in names if name in before]
     return rows
 
 
-def as_markdown(document: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
-    """docs/results.md: for each task its text, its figures, what others publish, and the commands."""
-    parts = ['# Results', document['about'].strip()]
+def as_text(row: Row) -> str:
+    """A figure with its spread."""
+    return f'{float(row["mean"]):.4g}' + (f' ± {float(row["std"]):.2g}' if row['std'] else '')
+
+
+def table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [names, ['---'] * len(names), *rows]
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def as_markdown(document: Mapping[str, Any], rows: list[Row]) -> str:
+    """docs/results.md: the summary, then for each task its text, its figures and what others publish."""
+    found = {tuple(row[name] for name in COLUMNS[:4]): row for row in rows}
+    tasks = {experiment['name']: experiment['task'] for experiment in document['experiments']}
+    parts = ['# Results']
+    summary = [
+        (
+            line['what'],
+            *(
+                line[part].format(*(as_text(found[tuple(key)]) for key in line['figures']))
+                for part in ('result', 'beside')
+            ),
+        )
+        for line in document.get('summary', ())
+    ]
+    if summary:
+        parts.append(table(('what', 'result', 'compared with'), summary))
+    parts.append(document['about'].strip())
     for task in document['tasks']:
-        own = [row for row in rows if row['task'] == task['name']]
+        own = [row for row in rows if tasks[row['experiment']] == task['name']]
         if not own:
             continue
-        parts.append(f'## {task["name"]}')
-        if 'before' in task:
-            parts.append(task['before'].strip())
-        lines = ['| model | data | metric | mean | spread | runs | made by |', '| --- ' * 7 + '|']
-        commands = list(dict.fromkeys(row['command'] for row in own))
+        parts += [f'## {task["name"]}', *([task['before'].strip()] if 'before' in task else [])]
+        metrics = list(dict.fromkeys(row['metric'] for row in own))
+        cells: dict[tuple[str, ...], dict[str, Row]] = {}
         for row in own:
-            spread = '' if row['std'] is None else f'± {row["std"]:.3g}'
-            lines.append(
-                f'| {row["model"]} | {row["data"]} | {row["metric"]} | {row["mean"]:.4g} | {spread} | {row["runs"]} '
-                f'| ({commands.index(row["command"]) + 1}) |'
+            cells.setdefault((row['model'], row['data'], row['experiment']), {})[row['metric']] = row
+        lines = [
+            (
+                model,
+                data,
+                *(as_text(by[metric]) if metric in by else '' for metric in metrics),
+                next(iter(by.values()))['runs'],
+                name,
             )
-        lines += [
-            f'| *{other["model"]}* | *{other["data"]}* | {other["metric"]} | *{other["value"]}* | | '
-            f'| *published: {other["source"]}* |'
-            for other in task.get('published', ())
+            for (model, data, name), by in cells.items()
         ]
-        parts.append('\n'.join(lines))
-        picture = task.get('curves', {}).get('picture')
-        if picture and (DOCS / picture).is_file():
-            parts.append(f'![Training loss and {task["curves"]["score"]} of every run]({picture})')
-        for number, command in enumerate(commands, start=1):
-            row = next(row for row in own if row['command'] == command)
-            parts.append(f'({number}) {row["seconds"] / 60:.0f} minutes in all on {row["machine"]}:')
-            parts.append(f'```bash\n{command}\n```')
-        if 'after' in task:
-            parts.append(task['after'].strip())
+        for other in task.get('published', ()):
+            values = (f'*{other["value"]}*' if other['metric'] == metric else '' for metric in metrics)
+            lines.append((f'*{other["model"]}*', f'*{other["data"]}*', *values, '', f'*published: {other["source"]}*'))
+        parts.append(table(('model', 'data', *metrics, 'runs', 'experiment'), lines))
+        image = task.get('curves', {}).get('image')
+        if image and (DOCS / image).is_file():
+            parts.append(f'![Training loss and {task["curves"]["score"]} of every run]({image})')
+        times = {row['experiment']: f'{float(row["seconds"]) / 60:.0f} min on {row["machine"]}' for row in own}
+        parts.append('Time: ' + '; '.join(f'`{name}` {time}' for name, time in times.items()) + '.')
+        parts += [task['after'].strip()] if 'after' in task else []
     return '\n\n'.join(parts) + '\n'
 
 
 def draw(task: Mapping[str, Any], experiments: list[dict[str, Any]]) -> None:
-    """Draws the curves of a task, where the logs of all its runs are here."""
+    """Draws the curves of a task, if the logs of all its runs are here."""
     curves = task['curves']
     sources = {folders.partition('/')[0] for folders in curves['runs'].values()}
     if all(mark.is_file() for one in experiments if one['name'] in sources for mark in marks(one)):
         runs = {name: sorted(RUNS.glob(folders)) for name, folders in curves['runs'].items()}
-        compare_curves(runs, curves['score'], DOCS / curves['picture'])
+        compare_curves(runs, curves['score'], DOCS / curves['image'])
 
 
+@command
 def main() -> int:
     """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -175,29 +195,34 @@ def main() -> int:
     document = load(DOCS / 'experiments.yml')
     experiments = document['experiments']
     known = [experiment['name'] for experiment in experiments]
-    try:
-        for name in args.names:
-            if name not in known:
-                raise UserError(f'{name}: no such experiment; allowed are {", ".join(known)}')
-        if args.action == 'run':
-            for experiment in experiments:
-                if not args.names or experiment['name'] in args.names:
-                    run(experiment)
-            return 0
-        path = DOCS / 'results.json'
-        rows = collect(experiments, json.loads(path.read_text()) if path.is_file() else [])
-        for task in document['tasks']:
-            if 'curves' in task:
-                draw(task, experiments)
-    except UserError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    with whole_file(path) as draft:
-        draft.write_text(json.dumps(rows, indent=1) + '\n')
+    for name in args.names:
+        if name not in known:
+            raise UserError(f'{name}: no such experiment; allowed are {", ".join(known)}')
+    if args.action == 'run':
+        for experiment in experiments:
+            if not args.names or experiment['name'] in args.names:
+                run(experiment)
+        return 0
+    rows = collect(experiments, read_rows(DOCS / ROWS))
+    for task in document['tasks']:
+        if 'curves' in task:
+            draw(task, experiments)
+    with whole_file(DOCS / ROWS) as draft, draft.open('w', newline='') as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(rows)
     with whole_file(DOCS / 'results.md') as draft:
         draft.write_text(as_markdown(document, rows))
-    print(f'{len(rows)} figures in {path} and {DOCS / "results.md"}')
+    print(f'{len(rows)} figures in {DOCS / ROWS} and {DOCS / "results.md"}')
     return 0
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a CSV file; none if it does not exist."""
+    if not path.is_file():
+        return []
+    with path.open(newline='') as file:
+        return list(csv.DictReader(file))
 
 
 if __name__ == '__main__':

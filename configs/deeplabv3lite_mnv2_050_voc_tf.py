@@ -1,9 +1,9 @@
-"""Google's DeepLabv3-MobileNetV2 of width 0.5 for phones: pictures squeezed to 257x257, output stride 8.
+"""Google's DeepLabv3-MobileNetV2 of width 0.5 for phones: images squeezed to 257x257, output stride 8.
 
     python tools/convert_weights.py deeplabv3_257_mv_gpu.tflite half.pth
     python tools/test.py configs/deeplabv3lite_mnv2_050_voc_tf.py half.pth
 
-On the first 80 pictures of VOC 2012 val, which it may have been trained on: 68.95 mIoU.
+On the first 80 images of VOC 2012 val, which it may have been trained on: 68.95 mIoU.
 """
 
 _base_ = './deeplabv3lite_mnv2_voc_tf.py'
@@ -15,7 +15,7 @@ model = dict(
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(257, 257), keep_ratio=False),
-    dict(type='LoadAnnotations'),  # at the picture's own size
+    dict(type='LoadAnnotations'),  # at the image's own size
     dict(type='PackSegInputs'),
 ]
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))

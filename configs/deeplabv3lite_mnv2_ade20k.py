@@ -2,7 +2,7 @@
 
     tools/dist_train.sh configs/deeplabv3lite_mnv2_ade20k.py 4
 
-119 epochs are 150000 iterations of 16 pictures. This recipe has not been run.
+119 epochs are 150000 iterations of 16 images. This recipe has not been run.
 """
 
 _base_ = [
@@ -14,6 +14,5 @@ _base_ = [
 max_epochs = 119
 model = dict(decode_head=dict(num_classes=150))
 train_cfg = dict(max_epochs=max_epochs, val_interval=7)
-param_scheduler = [
-    dict(type='PolyLR', power=0.9, eta_min=0.0, begin=0, end=max_epochs, by_epoch=True, convert_to_iter_based=True)
-]
+param_scheduler = _base_.param_scheduler  # noqa: F821 - mmengine provides it
+param_scheduler[0]['end'] = max_epochs

@@ -2,7 +2,7 @@
 
     tools/dist_train.sh configs/deeplabv3lite_mnv2_cityscapes.py 4
 
-242 epochs are 90000 iterations of 8 pictures. This recipe has not been run; the paper reports 72.84 mIoU.
+242 epochs are 90000 iterations of 8 images. This recipe has not been run; the paper reports 72.84 mIoU.
 """
 
 _base_ = [
@@ -13,12 +13,11 @@ _base_ = [
 ]
 max_epochs = 242
 model = dict(
-    # Evaluated on whole pictures of 1024x2048, one pixel more on each side as in the original.
+    # Evaluated on whole images of 1024x2048, one pixel more on each side as in the original.
     data_preprocessor=dict(size=(769, 769), test_cfg=dict(size=(1025, 2049))),
     decode_head=dict(num_classes=19),
 )
 train_cfg = dict(max_epochs=max_epochs, val_interval=11)
-param_scheduler = [
-    dict(type='PolyLR', power=0.9, eta_min=0.0, begin=0, end=max_epochs, by_epoch=True, convert_to_iter_based=True)
-]
+param_scheduler = _base_.param_scheduler  # noqa: F821 - mmengine provides it
+param_scheduler[0]['end'] = max_epochs
 auto_scale_lr = dict(base_batch_size=8)

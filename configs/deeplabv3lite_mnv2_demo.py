@@ -1,8 +1,8 @@
-"""The segmentation demo: DeepLabv3-lite on the embedded data set, in a few minutes on two CPU cores.
+"""The segmentation demo: DeepLabv3-lite on the toy data set, in a few minutes on two CPU cores.
 
     make demo-segment
 
-mIoU 70.1 on the held-out pictures after 7 epochs, 371 s.
+mIoU 70.1 on the held-out images after 7 epochs, 371 s.
 """
 
 _base_ = [
@@ -23,7 +23,7 @@ model = dict(
 optim_wrapper = dict(
     _delete_=True, type='mnv2_backbone.BFloat16OptimWrapper', optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.01)
 )
-# Whole pictures: what a shape is shows in its outline.
+# Whole images, because cropping would hide the outline of a shape.
 train_dataloader = dict(
     dataset=dict(
         pipeline=[
@@ -42,6 +42,5 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
-param_scheduler = [
-    dict(type='PolyLR', power=0.9, eta_min=0.0, begin=0, end=max_epochs, by_epoch=True, convert_to_iter_based=True)
-]
+param_scheduler = _base_.param_scheduler  # noqa: F821 - mmengine provides it
+param_scheduler[0]['end'] = max_epochs

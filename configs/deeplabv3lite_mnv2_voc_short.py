@@ -1,8 +1,8 @@
-"""DeepLabv3-lite-MobileNetV2 on the few hundred pictures of VOC 2012 that one has at hand, in minutes on a CPU.
+"""DeepLabv3-lite-MobileNetV2 on a few hundred images of VOC 2012, in minutes on a CPU.
 
     python tools/train.py configs/deeplabv3lite_mnv2_voc_short.py
 
-From ImageNet weights; whole pictures at 257x257, in training up to one and a half times enlarged and cropped.
+From ImageNet weights; whole images at 257x257, in training up to one and a half times enlarged and cropped.
 """
 
 _base_ = './deeplabv3lite_mnv2_voc12.py'
@@ -33,7 +33,7 @@ val_dataloader = dict(
         pipeline=[
             dict(type='LoadImageFromFile'),
             dict(type='Resize', scale=input_size, keep_ratio=False),
-            # After the resizing: masks are compared in the original picture.
+            # After the resizing: masks are compared in the original image.
             dict(type='LoadAnnotations'),
             dict(type='PackSegInputs'),
         ]

@@ -1,4 +1,4 @@
-"""Blood cells of three kinds in a folder of pictures and XML files: an example of your own data.
+"""Blood cells of three kinds in a folder of images and XML files: an example of your own data.
 
 python tools/train.py configs/ssdlite_mnv2_bccd.py --cfg-options data_root=BCCD/
 """

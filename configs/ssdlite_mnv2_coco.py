@@ -3,7 +3,7 @@
     python tools/train.py configs/ssdlite_mnv2_coco.py
     tools/dist_train.sh configs/ssdlite_mnv2_coco.py 8
 
-The schedule is MMDetection's for its own SSDLite: 8 x 24 pictures, 600 epochs, cosine. This recipe has not been
+The schedule is MMDetection's for its own SSDLite: 8 x 24 images, 600 epochs, cosine. This recipe has not been
 run to its end; the paper reports 22.1 AP on test-dev for this network.
 """
 

@@ -3,7 +3,7 @@
     python tools/test.py configs/ssdlite_mnv2_coco_small.py mnv2://ssdlite-coco
     python tools/test.py configs/ssdlite_mnv2_coco_small.py mnv2://ssdlite-coco --tta
 
-AP of small objects 0.077 on 103 pictures of COCO val2017, 0.037 at 300x300; of all 0.200, and 0.297 with --tta.
+AP of small objects 0.077 on 103 images of COCO val2017, 0.037 at 300x300; of all 0.200, and 0.297 with --tta.
 """
 
 _base_ = './ssdlite_mnv2_coco_tf.py'

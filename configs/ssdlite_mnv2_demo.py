@@ -1,8 +1,8 @@
-"""The demo: SSDLite-MobileNetV2 on the embedded data set, in a few minutes on two CPU cores.
+"""The demo: SSDLite-MobileNetV2 on the toy data set, in a few minutes on two CPU cores.
 
     make demo
 
-AP50 0.71 on the held-out pictures after 6 epochs: in two and a half minutes with bfloat16.
+AP50 0.71 on the held-out images after 6 epochs: in two and a half minutes with bfloat16.
 """
 
 _base_ = [
@@ -17,7 +17,7 @@ resize = dict(type='Resize', scale=input_size, keep_ratio=False)
 
 model = dict(bbox_head=dict(num_classes=8))
 
-# A few minutes of training leave no time to learn from strongly distorted pictures.
+# A few minutes of training leave no time to learn from strongly distorted images.
 train_pipeline = _base_.train_pipeline  # noqa: F821 - mmengine provides it
 train_pipeline[1] = dict(
     train_pipeline[1],

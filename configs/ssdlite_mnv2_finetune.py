@@ -1,4 +1,4 @@
-"""Your own pictures with VOC-style XML files, from Google's COCO detector, in minutes on a CPU: a config to inherit from.
+"""Your own images with VOC-style XML files, from Google's COCO detector, in minutes on a CPU: a config to inherit from.
 
 Set ``num_classes``, and ``metainfo``, ``data_root`` and ``ann_file`` of the data sets; ssdlite_mnv2_bccd.py is an example.
 """
@@ -12,11 +12,11 @@ model = dict(neck=dict(norm_cfg=norm_cfg), bbox_head=dict(norm_cfg=norm_cfg))
 
 max_epochs = 12
 
-# A few minutes leave no time to learn from pictures that are strongly zoomed or cropped.
+# A few minutes leave no time to learn from images that are strongly zoomed or cropped.
 train_pipeline = _base_.train_pipeline  # noqa: F821 - mmengine provides it
 train_pipeline[1] = dict(train_pipeline[1], expand=None, crop=dict(min_ious=(0.5, 0.7, 0.9), min_crop_size=0.5))
 
-# Pictures below data_root/JPEGImages, one XML file each below Annotations, lists of names below ImageSets/Main.
+# Images below data_root/JPEGImages, one XML file each below Annotations, lists of names below ImageSets/Main.
 xml = dict(_delete_=True, type='VOCDataset', data_root='', ann_file='', data_prefix=dict(sub_data_root=''))
 train_dataloader = dict(
     batch_size=8, num_workers=2, dataset=dict(xml, pipeline=train_pipeline, filter_cfg=dict(filter_empty_gt=False))
@@ -30,16 +30,8 @@ train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 optim_wrapper = dict(
     _delete_=True, type='mnv2_backbone.BFloat16OptimWrapper', optimizer=dict(type='AdamW', lr=7e-4, weight_decay=0.01)
 )
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=40),
-    dict(
-        type='CosineAnnealingLR',
-        T_max=max_epochs,
-        end=max_epochs,
-        eta_min=1e-5,
-        by_epoch=True,
-        convert_to_iter_based=True,
-    ),
-]
-# The learning rate is for 8 pictures in all; --auto-scale-lr fits it to what there is.
+param_scheduler = _base_.param_scheduler  # noqa: F821
+param_scheduler[0].update(start_factor=0.05, end=40)
+param_scheduler[1].update(T_max=max_epochs, end=max_epochs, eta_min=1e-5)
+# The learning rate is for 8 images in all; --auto-scale-lr fits it to what there is.
 auto_scale_lr = dict(base_batch_size=8)

@@ -3,20 +3,12 @@
 python tools/train.py configs/ssdlite_mnv2_voc12.py
 """
 
-_base_ = './ssdlite_mnv2_voc.py'
-
-train_dataloader = dict(
-    dataset=dict(
-        _delete_=True,
-        type='VOCDataset',
-        data_root={{_base_.data_root}},
-        ann_file='VOC2012/ImageSets/Main/train.txt',
-        data_prefix=dict(sub_data_root='VOC2012/'),
-        filter_cfg=dict(filter_empty_gt=True, min_size=32),
-        pipeline={{_base_.train_pipeline}},
-    )
-)
-val_dataloader = dict(
-    dataset=dict(ann_file='VOC2012/ImageSets/Main/val.txt', data_prefix=dict(sub_data_root='VOC2012/'))
-)
-test_dataloader = val_dataloader
+_base_ = [
+    './_base_/models/ssdlite_mnv2.py',
+    './_base_/datasets/voc12_detection.py',
+    './_base_/schedules/ssdlite_adamw_long.py',
+    './_base_/default_runtime.py',
+]
+model = dict(bbox_head=dict(num_classes=20))
+train_dataloader = dict(batch_size=16)
+test_dataloader = _base_.val_dataloader  # noqa: F821 - mmengine provides it

@@ -30,14 +30,13 @@ import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 # Where the C++ sources lie inside an mmcv source tree.
 SOURCE_ROOT = Path('mmcv/ops/csrc/pytorch')
 # Compiled by itself: the Python bindings take as long as all the rest.
 ALONE = ('pybind.cpp',)
-# These define templates of the same names, so each needs a unit of its own; there are as many units as there are files
-# here.
+# These define templates of the same names: each needs a unit of its own, and that many units there are.
 CLASHING = ('cpu/bezier_align.cpp', 'cpu/roi_align.cpp', 'cpu/roi_align_rotated.cpp', 'cpu/rotated_feature_align.cpp')
 # Defines the macros `min` and `max`: nothing may follow it in its unit.
 LAST = ('cpu/psamask.cpp',)
@@ -121,10 +120,9 @@ def nvcc_major(cuda_home: str | None) -> int | None:
     """Returns the major version of the CUDA compiler under a folder, None if there is none."""
     if not cuda_home:
         return None
+    nvcc = [os.path.join(cuda_home, 'bin', 'nvcc'), '--version']
     try:
-        text = subprocess.run(
-            [os.path.join(cuda_home, 'bin', 'nvcc'), '--version'], capture_output=True, text=True, check=True
-        ).stdout
+        text = subprocess.run(nvcc, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
     found = re.search(r'release (\d+)\.', text)
@@ -150,10 +148,8 @@ def choose_operators() -> str:
         if forced == '1':
             fail(f'FORCE_CUDA=1, but {have}; torch {torch.__version__} needs CUDA {wanted}')
         print(
-            f'note: there is a GPU, but {have}, and torch needs CUDA {wanted}: building the CPU '
-            'operators only.\n      What calls mmcv.ops on the GPU, NMS for one, will fail; '
-            'with the toolkit installed, remove the environment and run this again.',
-            flush=True,
+            f'note: there is a GPU, but {have}, and torch needs CUDA {wanted}: only the CPU operators are built.\n'
+            '      NMS on the GPU will fail; install the toolkit, remove the environment and run this again.'
         )
         return 'cpu'
     arches = os.environ.get('TORCH_CUDA_ARCH_LIST')
@@ -169,16 +165,12 @@ def check_toolchain() -> None:
     # Asked of whatever interpreter the user has, before anything is installed.
     if sys.version_info < (3, 10):  # noqa: UP036
         fail(
-            f'Python {platform.python_version()} at {sys.executable} is too old: 3.10 or newer '
-            'is needed (make PYTHON=/path/to/python3.11)'
+            f'Python {platform.python_version()} is too old: 3.10 or newer is needed (make PYTHON=/path/to/python3.11)'
         )
     for variable, default in (('CC', 'cc'), ('CXX', 'c++')):
         compiler = os.environ.get(variable) or default
         if shutil.which(compiler.split()[0]) is None:
-            fail(
-                f'no compiler {compiler!r} found; mmcv is built from source. Install gcc and g++ '
-                f'(Debian: apt-get install build-essential), or set {variable}'
-            )
+            fail(f'no compiler {compiler!r} found: install g++ (Debian: build-essential), or set {variable}')
     header = Path(sysconfig.get_path('include')) / 'Python.h'
     if not header.is_file():
         fail(f"{header} is missing: install Python's development files (Debian: apt-get install python3-dev)")
@@ -216,27 +208,16 @@ def fetch(requirement: str, folder: Path) -> Path:
     archive = next(folder.glob('*.tar.gz'))
     with tarfile.open(archive) as tar:
         if hasattr(tarfile, 'data_filter'):
-            tar.extractall(folder, filter='data')
-        else:
-            tar.extractall(folder)
+            tar.extraction_filter = tarfile.data_filter
+        tar.extractall(folder)
     return next(f for f in folder.iterdir() if f.is_dir())
 
 
 def run_logged(command: Sequence[str], env: Mapping[str, str], log: Path) -> bool:
     """Runs a build, writing all its output to a file and only ninja's counter to the terminal; True if it succeeded."""
     step = re.compile(r'^\s*\[(\d+)/(\d+)\]')
-    with (
-        log.open('w', encoding='utf-8') as file,
-        subprocess.Popen(
-            command,
-            env=dict(env),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            encoding='utf-8',
-            errors='replace',
-        ) as process,
-    ):
+    pipe: dict[str, Any] = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding='utf-8', errors='replace')
+    with log.open('w', encoding='utf-8') as file, subprocess.Popen(command, env=dict(env), **pipe) as process:
         assert process.stdout is not None
         for line in process.stdout:
             file.write(line)
@@ -297,20 +278,13 @@ def install(wheel: Path, wanted: Sequence[str], operators: str) -> None:
     subprocess.run(pip('install', '-q', '--no-compile', *wanted), check=True)
     devices = ['cpu'] if operators == 'cpu' else ['cpu', 'cuda']
     if subprocess.run([sys.executable, '-c', CHECK, *devices]).returncode:
-        fail(
-            f'mmcv is installed, but its operators do not work; if another build could help, '
-            f'remove {wheel} and try again'
-        )
+        fail(f'mmcv is installed, but its operators do not work; to build it again, remove {wheel}')
 
 
 def read_pin(files: Sequence[Path]) -> str:
     """Returns the one pinned mmcv among requirement files."""
-    pins = [
-        line.strip()
-        for file in files
-        for line in file.read_text(encoding='utf-8').splitlines()
-        if PIN.fullmatch(line.strip())
-    ]
+    lines = [line.strip() for file in files for line in file.read_text(encoding='utf-8').splitlines()]
+    pins = [line for line in lines if PIN.fullmatch(line)]
     if len(pins) != 1:
         names = ', '.join(map(str, files))
         raise ValueError(f'expected one line mmcv==VERSION or onedl-mmcv==VERSION in {names}, found {len(pins)}')
@@ -320,42 +294,22 @@ def read_pin(files: Sequence[Path]) -> str:
 def parse_arguments() -> argparse.Namespace:
     """Reads the command line; `requirement` is then the pin and `wanted` what pip is to install."""
     parser = argparse.ArgumentParser(description=str(__doc__).split('\n', 1)[0])
-    parser.add_argument(
-        'requirement',
-        nargs='?',
-        metavar='NAME==VERSION',
-        help='what to build: mmcv==2.1.0 or onedl-mmcv==2.3.6, for instance',
-    )
-    parser.add_argument(
-        '-r',
-        '--requirements',
-        type=Path,
-        action='append',
-        metavar='FILE',
-        default=[],
-        help='instead: build the mmcv pinned in this requirements file and install all of the file; may be repeated',
-    )
-    parser.add_argument(
-        '--jobs', type=int, default=None, help='compilers at once; by default as many as cores and memory allow'
-    )
-    parser.add_argument('--no-install', action='store_true', help='only build the wheel')
+    parser.add_argument('requirement', nargs='?', metavar='NAME==VERSION', help='mmcv==2.1.0 or onedl-mmcv==2.3.6')
+    help_files = 'instead: a requirements file that pins mmcv, all of which is installed; may be repeated'
+    parser.add_argument('-r', dest='files', type=Path, action='append', metavar='FILE', default=[], help=help_files)
     parser.add_argument('--check', action='store_true', help='only see whether this machine can build it at all')
     args = parser.parse_args()
     if args.check:
         return args
-    if args.jobs is not None and args.jobs < 1:
-        parser.error(f'--jobs is {args.jobs}: must be 1 or more')
-    if bool(args.requirement) == bool(args.requirements):
+    if bool(args.requirement) == bool(args.files):
         parser.error('give either NAME==VERSION or -r FILE')
-    if args.requirements:
+    args.wanted = [part for file in args.files for part in ('-r', str(file))] or [args.requirement]
+    if args.files:
         try:
-            args.requirement = read_pin(args.requirements)
+            args.requirement = read_pin(args.files)
         except (OSError, ValueError) as error:
             parser.error(f'-r: {error}')
-        args.wanted = [part for file in args.requirements for part in ('-r', str(file))]
-    elif PIN.fullmatch(args.requirement):
-        args.wanted = [args.requirement]
-    else:
+    elif not PIN.fullmatch(args.requirement):
         parser.error(f'NAME==VERSION is {args.requirement!r}: must be mmcv==... or onedl-mmcv==...')
     return args
 
@@ -374,11 +328,10 @@ def main() -> None:
     folder = cache_root() / cache_key(args.requirement, torch.__version__, operators)
     wheel = next(folder.glob('*.whl'), None)
     if wheel is None:
-        wheel = build(args.requirement, folder, operators, args.jobs or default_jobs())
+        wheel = build(args.requirement, folder, operators, default_jobs())
     else:
         print(f'using the wheel built before: {wheel}', flush=True)
-    if not args.no_install:
-        install(wheel, args.wanted, operators)
+    install(wheel, args.wanted, operators)
 
 
 if __name__ == '__main__':

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from curves import plot_curves, read_scalars
+from plot_curves import plot_curves, read_scalars
 from sheet import contact_sheet
 from toy.dataset import write_toy_dataset
 

@@ -7,7 +7,7 @@ from typing import Any
 from costs import CLASSIFIERS, NETWORKS, TABLE_3, TABLE_3_SIZES, TABLE_4, largest_tensors, layer_costs
 from mmengine.config import Config, DictAction
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from mnv2_backbone.errors import UserError, command, setting_up
 from mnv2_backbone.training.command_line import check_files
@@ -60,11 +60,9 @@ def input_size(cfg: Config) -> tuple[int, int]:
 
 def plan_table(backbone: Any, height: int, width: int) -> Table:
     """The layers of the backbone at an input size."""
-    table = Table(title=f'{type(backbone).__name__}, {height}x{width}, padding {backbone.plan.padding}')
-    table.add_column('layer')
-    table.add_column('operator')
-    for name in ('stride', 'rate', 'channels', 'size', 'field', 'parameters', 'multiply-adds'):
-        table.add_column(name, justify='right')
+    numbers = _numbers('stride', 'rate', 'channels', 'size', 'field', 'parameters', 'multiply-adds')
+    title = f'{type(backbone).__name__}, {height}x{width}, padding {backbone.plan.padding}'
+    table = Table('layer', 'operator', *numbers, title=title)
     outputs = {point.layer: point.name for point in backbone.plan.outputs}
     for cost in layer_costs(backbone.plan, height, width):
         layer = cost.layer
@@ -98,11 +96,7 @@ def totals_table(model: Any, backbone: Any, height: int, width: int) -> Table:
     """Parameters and multiply-adds of the whole network, and the published ones."""
     from mnv2_backbone import Classifier
 
-    table = Table(title='totals')
-    table.add_column('network')
-    table.add_column('parameters (M)', justify='right')
-    table.add_column('multiply-adds (M)', justify='right')
-    table.add_column('source')
+    table = Table('network', *_numbers('parameters (M)', 'multiply-adds (M)'), 'source', title='totals')
     if model is not backbone:
         table.add_row(f'this model, {height}x{width}', *_counts(model, height, width), 'counted')
     table.add_row(f'its backbone, {height}x{width}', *_counts(backbone, height, width), 'counted')
@@ -115,9 +109,8 @@ def totals_table(model: Any, backbone: Any, height: int, width: int) -> Table:
     width_factor = backbone.widen_factor
     if width_factor in CLASSIFIERS:
         classifier = Classifier(widen_factor=width_factor, finegrain=True).eval()
-        table.add_row(
-            f'ImageNet classifier of width {width_factor}, 224x224', *_counts(classifier, 224, 224), 'counted'
-        )
+        name = f'ImageNet classifier of width {width_factor}, 224x224'
+        table.add_row(name, *_counts(classifier, 224, 224), 'counted')
         published = CLASSIFIERS[width_factor]
         params = f'{published.params}' if published.params else ''
         table.add_row(f'{published.name}, 224x224', params, f'{published.madds:g}', published.source)
@@ -129,11 +122,9 @@ def comparison_tables(backbone: Any) -> list[Table]:
     from mnv2_backbone import Classifier, make_plan
 
     width = backbone.widen_factor
-    memory = Table(title='channels / kB of the largest tensor between layers at 224x224, 16 bit (table 3)')
-    memory.add_column('network')
-    for size in TABLE_3_SIZES:
-        memory.add_column(f'{size}x{size}', justify='right')
-    memory.add_column('largest, kB', justify='right')
+    sizes = (f'{size}x{size}' for size in TABLE_3_SIZES)
+    title = 'channels / kB of the largest tensor between layers at 224x224, 16 bit (table 3)'
+    memory = Table('network', *_numbers(*sizes, 'largest, kB'), title=title)
     found = largest_tensors(make_plan(widen_factor=width, finegrain=True, out_indices='layer_19'))
     cells = [f'{found[size][0]}/{found[size][1] / 1024:.0f}' for size in TABLE_3_SIZES]
     most = max(size for side, (_, size) in found.items() if side < 112) / 1024
@@ -142,15 +133,17 @@ def comparison_tables(backbone: Any) -> list[Table]:
     for name, row, largest in TABLE_3:
         memory.add_row(name, *row, largest)
 
-    accuracy = Table(title='ImageNet at 224x224 (table 4)')
-    accuracy.add_column('network')
-    for name in ('top-1 %', 'parameters (M)', 'multiply-adds (M)', 'Pixel 1 CPU, ms'):
-        accuracy.add_column(name, justify='right')
+    numbers = _numbers('top-1 %', 'parameters (M)', 'multiply-adds (M)', 'Pixel 1 CPU, ms')
+    accuracy = Table('network', *numbers, title='ImageNet at 224x224 (table 4)')
     classifier = Classifier(widen_factor=width, finegrain=True).eval()
     accuracy.add_row(f'ours, width {width}, counted', '', *_counts(classifier, 224, 224), '', style='bold')
     for name, top1, params, madds, ms in TABLE_4:
         accuracy.add_row(name, f'{top1}', f'{params}', f'{madds:g}', f'{ms or ""}')
     return [memory, accuracy]
+
+
+def _numbers(*names: str) -> list[Column]:
+    return [Column(name, justify='right') for name in names]
 
 
 def _counts(model: Any, height: int, width: int) -> tuple[str, str]:

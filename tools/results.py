@@ -21,8 +21,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from curves import compare_curves
 from mmengine.fileio import load
+from plot_curves import compare_curves
 
 from mnv2_backbone.errors import UserError, command, whole_file
 
@@ -131,16 +131,10 @@ def as_markdown(document: Mapping[str, Any], rows: list[Row]) -> str:
     found = {tuple(row[name] for name in COLUMNS[:4]): row for row in rows}
     tasks = {experiment['name']: experiment['task'] for experiment in document['experiments']}
     parts = ['# Results']
-    summary = [
-        (
-            line['what'],
-            *(
-                line[part].format(*(as_text(found[tuple(key)]) for key in line['figures']))
-                for part in ('result', 'beside')
-            ),
-        )
-        for line in document.get('summary', ())
-    ]
+    summary = []
+    for line in document.get('summary', ()):
+        values = [as_text(found[tuple(key)]) for key in line['figures']]
+        summary.append((line['what'], line['result'].format(*values), line['beside'].format(*values)))
     if summary:
         parts.append(table(('what', 'result', 'compared with'), summary))
     parts.append(document['about'].strip())
@@ -153,18 +147,12 @@ def as_markdown(document: Mapping[str, Any], rows: list[Row]) -> str:
         cells: dict[tuple[str, ...], dict[str, Row]] = {}
         for row in own:
             cells.setdefault((row['model'], row['data'], row['experiment']), {})[row['metric']] = row
-        lines = [
-            (
-                model,
-                data,
-                *(as_text(by[metric]) if metric in by else '' for metric in metrics),
-                next(iter(by.values()))['runs'],
-                name,
-            )
-            for (model, data, name), by in cells.items()
-        ]
+        lines = []
+        for (model, data, name), by in cells.items():
+            values = [as_text(by[metric]) if metric in by else '' for metric in metrics]
+            lines.append((model, data, *values, next(iter(by.values()))['runs'], name))
         for other in task.get('published', ()):
-            values = (f'*{other["value"]}*' if other['metric'] == metric else '' for metric in metrics)
+            values = [f'*{other["value"]}*' if other['metric'] == metric else '' for metric in metrics]
             lines.append((f'*{other["model"]}*', f'*{other["data"]}*', *values, '', f'*published: {other["source"]}*'))
         parts.append(table(('model', 'data', *metrics, 'runs', 'experiment'), lines))
         image = task.get('curves', {}).get('image')

@@ -5,6 +5,8 @@ Nothing of this package is imported, see :mod:`speed.workers`. What a network ge
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -68,39 +70,22 @@ def timm_features() -> nn.Module:
     """timm's, without its classifier."""
     import timm
 
-    class Features(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network: Any = timm.create_model('mobilenetv2_100', pretrained=False)
-
-        def forward(self, x: Tensor) -> Tensor:
-            features: Tensor = self.network.forward_features(x)
-            return features
-
-    return Features()
-
-
-def mmdet_features() -> nn.Module:
-    """MMDetection's, with all of its layers."""
-    from mmdet.models.backbones import MobileNetV2
-
-    network: nn.Module = MobileNetV2(out_indices=(7,))
+    network: nn.Module = timm.create_model('mobilenetv2_100', pretrained=False)
+    network.forward = network.forward_features  # type: ignore[assignment]
     return network
 
 
-def mmseg_features() -> nn.Module:
-    """MMSegmentation's, which ends at the layer before the last."""
-    from mmseg.models.backbones import MobileNetV2
-
-    network: nn.Module = MobileNetV2(out_indices=(6,))
+def mm_features(library: str, last: int) -> nn.Module:
+    """MMDetection's, with all of its layers, or MMSegmentation's, which ends at the layer before the last."""
+    network: nn.Module = import_module(f'{library}.models.backbones').MobileNetV2(out_indices=(last,))
     return network
 
 
-BACKBONES = {
+BACKBONES: dict[str, Callable[[], nn.Module]] = {
     'torchvision': torchvision_features,
     'timm': timm_features,
-    'mmdet': mmdet_features,
-    'mmseg': mmseg_features,
+    'mmdet': partial(mm_features, 'mmdet', 7),
+    'mmseg': partial(mm_features, 'mmseg', 6),
 }
 
 
@@ -114,7 +99,7 @@ def backbone(turns: Any, name: str, folder: Path, device: str, precision: str, *
     eager(turns, lambda: network(x), device, precision)
 
 
-# Whole networks: a image to boxes, or to a label map.
+# Whole networks: an image to boxes, or to a label map.
 
 
 def mmdet_detector() -> Any:
@@ -160,7 +145,7 @@ def torchvision_segmenter() -> nn.Module:
 
 
 def as_tensor(image: np.ndarray, device: str) -> Tensor:
-    """A image (H, W, 3), BGR, uint8, as torchvision takes it: (3, H, W), RGB, 0 to 1."""
+    """An image (H, W, 3), BGR, uint8, as torchvision takes it: (3, H, W), RGB, 0 to 1."""
     return torch.from_numpy(image[..., ::-1].copy()).to(device).permute(2, 0, 1).float() / 255
 
 

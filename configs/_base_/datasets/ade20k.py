@@ -1,6 +1,6 @@
 """ADE20K, 150 classes: images/ and annotations/ of ADEChallengeData2016 below ``data_root``.
 
-Label 0, all that is no class, is ignored. Pictures are brought to a shorter side of 513.
+Label 0, all that is no class, is ignored. Images are brought to a shorter side of 513.
 """
 
 _base_ = './seg_loading.py'
@@ -10,10 +10,6 @@ load_labels = dict(type='LoadAnnotations', reduce_zero_label=True)
 
 train_dataloader = dict(
     batch_size=16,
-    num_workers=4,
-    persistent_workers=True,
-    drop_last=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         type='ADE20KDataset',
         data_root=data_root,
@@ -30,20 +26,16 @@ train_dataloader = dict(
 )
 val_dataloader = dict(
     batch_size=1,
-    num_workers=2,
-    persistent_workers=True,
-    drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='ADE20KDataset',
         data_root=data_root,
         data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
-        indices=None,  # a number: only the first so many pictures
+        indices=None,  # an integer N: only the first N images
         test_mode=True,
         pipeline=[
             dict(type='LoadImageFromFile'),
             dict(type='Resize', scale=size, keep_ratio=True),
-            load_labels,  # at the picture's own size
+            load_labels,  # at the image's own size
             dict(type='PackSegInputs'),
         ],
     ),

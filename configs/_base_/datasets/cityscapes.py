@@ -5,10 +5,6 @@ data_root = 'data/cityscapes/'
 
 train_dataloader = dict(
     batch_size=8,
-    num_workers=4,
-    persistent_workers=True,
-    drop_last=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         type='CityscapesDataset',
         data_root=data_root,
@@ -25,15 +21,11 @@ train_dataloader = dict(
 )
 val_dataloader = dict(
     batch_size=1,
-    num_workers=2,
-    persistent_workers=True,
-    drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='CityscapesDataset',
         data_root=data_root,
         data_prefix=dict(img_path='leftImg8bit/val', seg_map_path='gtFine/val'),
-        indices=None,  # a number: only the first so many pictures
+        indices=None,  # an integer N: only the first N images
         test_mode=True,
         pipeline={{_base_.test_pipeline}},
     ),

@@ -1,5 +1,7 @@
 """What the segmentation data sets have in common: loading, DeepLab's scales and flips, evaluation, TTA."""
 
+_base_ = './loaders.py'
+
 scales = dict(
     type='RandomChoice',
     transforms=[
@@ -14,7 +16,7 @@ train_pipeline = [
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackSegInputs'),
 ]
-# Pictures keep their size.
+# Images keep their size.
 test_pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
 # The paper's multi-scale inputs, each also mirrored.
 tta_model = dict(type='SegTTAModel')

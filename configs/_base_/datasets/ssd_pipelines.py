@@ -1,6 +1,9 @@
 """SSD's augmentation: photometric distortion, zooming out, cropping by overlap, flip."""
 
+_base_ = './loaders.py'
+
 input_size = (320, 320)  # width, height
+meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
 
 # The distribution of MMDetection's chain PhotoMetricDistortion, Expand, MinIoURandomCrop, Resize, RandomFlip.
 train_pipeline = [
@@ -18,9 +21,9 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=input_size, keep_ratio=False),
-    # After the resizing: boxes are compared in the original picture.
+    # After the resizing: boxes are compared in the original image.
     dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+    dict(type='PackDetInputs', meta_keys=meta_keys),
 ]
 tta_model = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.55), max_per_img=200))
 tta_pipeline = [
@@ -31,20 +34,7 @@ tta_pipeline = [
             [dict(type='Resize', scale=input_size, keep_ratio=False)],
             [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)],
             [dict(type='LoadAnnotations', with_bbox=True)],
-            [
-                dict(
-                    type='PackDetInputs',
-                    meta_keys=(
-                        'img_id',
-                        'img_path',
-                        'ori_shape',
-                        'img_shape',
-                        'scale_factor',
-                        'flip',
-                        'flip_direction',
-                    ),
-                )
-            ],
+            [dict(type='PackDetInputs', meta_keys=(*meta_keys, 'flip', 'flip_direction'))],
         ],
     ),
 ]

@@ -1,20 +1,8 @@
-"""The embedded data set; ``python tools/make_toy_dataset.py data/toy`` writes it."""
+"""The toy data set's boxes; ``python tools/make_toy_dataset.py data/toy`` writes it."""
 
-_base_ = './coco_detection.py'
+_base_ = ['./coco_detection.py', './toy_classes.py']
 data_root = 'data/toy/'
-# The classes of mnv2_backbone.toydata, in its order.
-classes = ('ellipse', 'ring', 'rectangle', 'triangle', 'star', 'cross', 'crescent', 'arrow')
-palette = [
-    (230, 57, 70),
-    (255, 159, 28),
-    (255, 221, 0),
-    (82, 183, 60),
-    (0, 187, 190),
-    (52, 120, 246),
-    (155, 81, 224),
-    (240, 98, 190),
-]
-metainfo = dict(classes=classes, palette=palette)
+metainfo = dict(classes={{_base_.classes}}, palette={{_base_.palette}})
 
 train_dataloader = dict(
     num_workers=2,

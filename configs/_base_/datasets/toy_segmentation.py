@@ -1,24 +1,13 @@
-"""The embedded data set's masks; ``python tools/make_toy_dataset.py data/toy`` writes it."""
+"""The toy data set's masks; ``python tools/make_toy_dataset.py data/toy`` writes it."""
 
-_base_ = './seg_loading.py'
+_base_ = ['./seg_loading.py', './toy_classes.py']
 data_root = 'data/toy/'
-# Label 0 is the ground; the classes of mnv2_backbone.toydata follow in its order.
-metainfo = dict(
-    classes=(
-        'ground', 'ellipse', 'ring', 'rectangle', 'triangle', 'star', 'cross', 'crescent', 'arrow',
-    ),
-    palette=[
-        (0, 0, 0), (230, 57, 70), (255, 159, 28), (255, 221, 0), (82, 183, 60), (0, 187, 190),
-        (52, 120, 246), (155, 81, 224), (240, 98, 190),
-    ],
-)  # fmt: skip
+# Label 0 is the ground.
+metainfo = dict(classes=('ground', *_base_.classes), palette=[(0, 0, 0), *_base_.palette])  # noqa: F821
 
 train_dataloader = dict(
     batch_size=16,
     num_workers=2,
-    persistent_workers=True,
-    drop_last=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         type='BaseSegDataset',
         data_root=data_root,
@@ -36,16 +25,12 @@ train_dataloader = dict(
 )
 val_dataloader = dict(
     batch_size=1,
-    num_workers=2,
-    persistent_workers=True,
-    drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='BaseSegDataset',
         data_root=data_root,
         metainfo=metainfo,
         data_prefix=dict(img_path='val', seg_map_path='val_labels'),
-        indices=None,  # a number: only the first so many pictures
+        indices=None,  # an integer N: only the first N images
         test_mode=True,
         pipeline={{_base_.test_pipeline}},
     ),

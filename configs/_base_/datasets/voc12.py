@@ -5,10 +5,6 @@ data_root = 'data/VOCdevkit/'
 
 train_dataloader = dict(
     batch_size=16,
-    num_workers=4,
-    persistent_workers=True,
-    drop_last=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         type='PascalVOCDataset',
         data_root=data_root,
@@ -18,17 +14,13 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=1,  # pictures of different sizes
-    num_workers=2,
-    persistent_workers=True,
-    drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
+    batch_size=1,  # images of different sizes
     dataset=dict(
         type='PascalVOCDataset',
         data_root=data_root,
         ann_file='VOC2012/ImageSets/Segmentation/val.txt',
         data_prefix=dict(img_path='VOC2012/JPEGImages', seg_map_path='VOC2012/SegmentationClass'),
-        indices=None,  # a number: only the first so many pictures
+        indices=None,  # an integer N: only the first N images
         test_mode=True,
         pipeline={{_base_.test_pipeline}},
     ),

@@ -1,4 +1,4 @@
-"""VOC 2012 with the extra masks of SBD (10582 pictures to train on), in MMSegmentation's layout.
+"""VOC 2012 with the extra masks of SBD (10582 images to train on), in MMSegmentation's layout.
 
 ``VOC2012/SegmentationClassAug`` and ``VOC2012/ImageSets/Segmentation/aug.txt`` hold what SBD adds to train.txt;
 MMSegmentation's ``tools/dataset_converters/voc_aug.py`` makes them.

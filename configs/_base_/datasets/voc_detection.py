@@ -5,10 +5,6 @@ data_root = 'data/VOCdevkit/'
 
 train_dataloader = dict(
     batch_size=24,
-    num_workers=4,
-    persistent_workers=True,
-    drop_last=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         type='ConcatDataset',
         ignore_keys=['dataset_type'],
@@ -27,10 +23,6 @@ train_dataloader = dict(
 )
 val_dataloader = dict(
     batch_size=8,
-    num_workers=2,
-    persistent_workers=True,
-    drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='VOCDataset',
         data_root=data_root,

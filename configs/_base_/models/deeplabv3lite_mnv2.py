@@ -19,7 +19,7 @@ model = dict(
         output_stride=16,
         out_indices=('layer_18',),
         norm_cfg=dict(type='mnv2_backbone.SyncBN', momentum=0.003, eps=0.001),
-        init_cfg=dict(type='Pretrained', checkpoint='mnv2://imagenet-1.0', prefix='backbone.'),
+        init_cfg=dict(type='Pretrained', checkpoint='mnv2://imagenet-1.0'),
     ),
     # Channels and output stride come from the backbone.
     decode_head=dict(

@@ -161,7 +161,8 @@ def as_markdown(document: Mapping[str, Any], rows: list[Row]) -> str:
         times = {row['experiment']: f'{float(row["seconds"]) / 60:.0f} min on {row["machine"]}' for row in own}
         parts.append('Time: ' + '; '.join(f'`{name}` {time}' for name, time in times.items()) + '.')
         parts += [task['after'].strip()] if 'after' in task else []
-    return '\n\n'.join(parts) + '\n'
+    parts.append(document.get('checks', '').strip())
+    return '\n\n'.join(filter(None, parts)) + '\n'
 
 
 def draw(task: Mapping[str, Any], experiments: list[dict[str, Any]]) -> None:

@@ -10,28 +10,12 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from conftest import ROOT
+from conftest import ROOT, shuffled
 from mmengine.registry import MODELS
 from torch.utils.flop_counter import FlopCounterMode
 
 from mnv2_backbone import V2_DEF, Classifier, MobileNetV2, make_plan
 from mnv2_backbone.network.layers import ReLU6
-
-
-def shuffled(net: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Random batch norm statistics and scales that keep activations alive through all layers."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in net.modules():
-        if isinstance(module, torch.nn.Conv2d):
-            fan = module.weight[0].numel()
-            module.weight.data.normal_(0, (2 / fan) ** 0.5, generator=generator)
-        elif isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.2, generator=generator)
-            module.running_var.uniform_(0.5, 1.5, generator=generator)
-            module.weight.data.uniform_(0.8, 1.4, generator=generator)
-            module.bias.data.normal_(0, 0.2, generator=generator)
-    return net.eval()
-
 
 CASES = [
     'os32_same_65x97',

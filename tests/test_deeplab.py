@@ -12,12 +12,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, shuffled
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.structures import PixelData
 from PIL import Image
-from test_backbone import shuffled
 from torch.utils.flop_counter import FlopCounterMode
 
 pytest.importorskip('mmseg', reason='segmentation needs MMSegmentation: pip install .[mm]')

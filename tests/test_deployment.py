@@ -7,7 +7,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, disturb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmdet.structures import DetDataSample
@@ -24,18 +24,6 @@ from mnv2_backbone.deployment.folding import fold_norms, settle_padding
 from mnv2_backbone.deployment.predictor import suppress
 from mnv2_backbone.network.layers import ConvNormAct
 from mnv2_backbone.training.cpu import multiplies_bfloat16
-
-
-def disturb(model, seed=0):
-    """Norms with statistics as after training, so that folding has something to fold."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.copy_(torch.randn(module.num_features, generator=generator) * 0.1)
-            module.running_var.copy_(torch.rand(module.num_features, generator=generator) + 0.5)
-            module.weight.data.copy_(torch.rand(module.num_features, generator=generator) + 0.5)
-            module.bias.data.copy_(torch.randn(module.num_features, generator=generator) * 0.1)
-    return model.eval()
 
 
 def build(config, scope, **options):

@@ -16,13 +16,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, disturb
 from mmengine.registry import MODELS, init_default_scope
 
 pytest.importorskip('onnxruntime', reason='exported files need pip install .[export]')
 import onnx
 import openvino
-from test_deployment import disturb
 from toy.dataset import write_toy_dataset
 from toy.scene import CLASSES
 
@@ -214,7 +213,7 @@ def test_tools_run_the_file_as_they_run_the_checkpoint(detector, tmp_path, capsy
         assert want['img_id'] == got['img_id']
         same_objects(*(SimpleInstances(x['pred_instances']) for x in (got, want)), atol=2e-3)
     assert cli.test([str(ROOT / 'configs/ssdlite_mnv2_coco.py'), str(detector.onnx)]) == 2
-    assert 'knows 8 classes' in capsys.readouterr().err
+    assert 'has 8 classes' in capsys.readouterr().err
 
     picture = next((detector.toy / 'val').glob('*.jpg'))
     line = ['--weights', detector.onnx, '--out-dir', tmp_path / 'out', '--score-thr', 0]

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, shuffled
 from PIL import Image
-from test_backbone import shuffled
 from torch.nn import BatchNorm2d
 
 from mnv2_backbone import Classifier, MobileNetV2

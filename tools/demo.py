@@ -1,4 +1,4 @@
-"""The main job on the embedded data set: trains, evaluates, draws curves and predictions."""
+"""The main job on the toy data set: trains, evaluates, draws curves and predictions."""
 
 import argparse
 import subprocess

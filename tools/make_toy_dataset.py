@@ -1,4 +1,4 @@
-"""Writes the embedded data set of drawn shapes, in COCO's layout."""
+"""Writes the toy data set of drawn shapes, in COCO's layout."""
 
 import argparse
 import sys

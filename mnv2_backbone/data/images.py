@@ -34,7 +34,7 @@ def _check_complete(data: bytes) -> None:
     """Raises if an image was cut off; OpenCV decodes it without an error, and fills the rest with grey."""
     for beginning, ending in _ENDINGS.items():
         if data.startswith(beginning) and ending not in data[-64:]:
-            # Some cameras append notes of their own after the image: only a full decode tells.
+            # Some cameras append notes of their own after the image: only a full decode shows it.
             with Image.open(io.BytesIO(data)) as image:
                 image.load()
 

@@ -60,7 +60,7 @@ def _load(backend: Backend, graph: Any, precision: str) -> Run:
 
 
 class OneSize(nn.Module):
-    """A network that is fast on inputs of the size of ``sample`` and right on all."""
+    """A network optimised for inputs of the size of ``sample``; other sizes run in PyTorch, with the same results."""
 
     def __init__(self, network: nn.Module, sample: Tensor, backend: Backend, precision: str = 'fp32') -> None:
         super().__init__()
@@ -105,8 +105,8 @@ class DeployedSegmenter:
 
     def padded(self, image: np.ndarray) -> np.ndarray:
         """An image in float32, padded with the mean as the network would pad it, so that it has the fast size."""
-        size = [max(have, least) for have, least in zip(image.shape[:2], self.segmenter.least)]
-        mean = (self.segmenter.body.pad.level + self.segmenter.body.shift).flatten().numpy()
+        size = [max(have, min_size) for have, min_size in zip(image.shape[:2], self.segmenter.min_size)]
+        mean = (self.segmenter.body.pad.pad_value + self.segmenter.body.shift).flatten().numpy()
         full = np.full((*size, 3), mean, np.float32)
         full[: image.shape[0], : image.shape[1]] = image
         return full
@@ -160,7 +160,7 @@ def deploy(
     backend = choose_engine(engine, precision)
     if isinstance(model, MobileNetV2):
         if size is None:
-            raise ValueError('size: a bare backbone needs the (height, width) to be fast on')
+            raise ValueError('size: a bare backbone needs the (height, width) to optimise for')
         return OneSize(fold_norms(model), torch.zeros(1, 3, *size), backend, precision)
     cfg = cfg or getattr(model, 'cfg', None)
     if cfg is None:
@@ -168,14 +168,14 @@ def deploy(
     recipe = Recipe.from_config(cfg)
     if recipe.task == 'segment':
         segmenter = Segmenter(model)
-        fast = [max(pair) for pair in zip(size or recipe.size or (0, 0), segmenter.least)]
+        fast = [max(pair) for pair in zip(size or recipe.size or (0, 0), segmenter.min_size)]
         if 0 in fast:
-            raise ValueError('size: the config neither resizes nor pads to a fixed size, pass the one to be fast on')
+            raise ValueError('size: the config has no fixed input size, pass the (height, width) to optimise for')
         network = OneSize(segmenter, torch.zeros(1, *fast, 3), backend, precision)
         return Predictor(DeployedSegmenter(network, segmenter, recipe), Manifest(recipe, precision))
     size = size or recipe.size
     if size is None:
-        raise ValueError('size: the test pipeline does not resize to a fixed size, pass the one to be fast on')
+        raise ValueError('size: the config has no fixed input size, pass the (height, width) to optimise for')
     recipe = replace(recipe, size=size)
     detector = Detector(model, size)
     dtype = torch.uint8 if recipe.sampling == 'opencv' else torch.float32

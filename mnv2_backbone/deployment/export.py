@@ -45,7 +45,7 @@ class ExportOptions:
             having = ' and '.join(name for name, backend in FORMATS.items() if backend.has_nms)
             raise UserError(f'--nms: only {having} files have NMS inside; for {self.format} it runs outside')
         if self.precision == 'int8' and self.calib is None:
-            raise UserError('--precision int8 needs --calib FOLDER: about a hundred images like those it will see')
+            raise UserError('--precision int8 needs --calib FOLDER: about 100 images like those it will be used on')
         if self.precision != 'int8' and self.calib is not None:
             raise UserError(f'--calib is for --precision int8, not for {self.precision}')
         if self.size and min(self.size) < 32:

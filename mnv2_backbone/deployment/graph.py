@@ -90,18 +90,18 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, stride: int, groups: int) -> Tens
 
 
 class SameConv(nn.Module):
-    """A folded convolution that pads as :func:`conv_same`, with a value ``level``."""
+    """A folded convolution that pads as :func:`conv_same`, with a value ``pad_value``."""
 
-    def __init__(self, conv: nn.Conv2d, level: float = 0.0) -> None:
+    def __init__(self, conv: nn.Conv2d, pad_value: float = 0.0) -> None:
         super().__init__()
         assert conv.bias is not None
-        self.level, self.stride, self.groups = level, conv.stride[0], conv.groups
+        self.pad_value, self.stride, self.groups = pad_value, conv.stride[0], conv.groups
         self.weight = conv.weight
-        self.bias = nn.Parameter(conv.bias + level * conv.weight.sum((1, 2, 3)), requires_grad=False)
+        self.bias = nn.Parameter(conv.bias + pad_value * conv.weight.sum((1, 2, 3)), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C', ceil(H / stride), ceil(W / stride))."""
-        x = x - self.level if self.level else x
+        x = x - self.pad_value if self.pad_value else x
         return conv_same(x, self.weight, self.bias, self.stride, self.groups)
 
 
@@ -109,7 +109,7 @@ def free_padding(segmenter: Segmenter) -> None:
     """Lets the format pad SAME convolutions, so that the graph does not compute padding from sizes; in place."""
     body = segmenter.body
     if body.pad.same:
-        body.first.conv, body.pad.same = SameConv(body.first.conv, body.pad.level), None
+        body.first.conv, body.pad.same = SameConv(body.first.conv, body.pad.pad_value), None
     for module in segmenter.modules():
         if isinstance(module, ConvNormAct) and isinstance(module.pad, SamePadding) and module.pad.rate == 1:
             module.conv, module.pad = SameConv(module.conv), nn.Identity()

@@ -39,13 +39,13 @@ def load_trained(cfg: Config, weights: str) -> tuple[BaseModel, dict[str, Any]]:
 class MeanPadding(nn.Module):
     """Pads images with their mean, which stands for the zeros that the trained network pads with.
 
-    It takes over the padding of the first convolution, ``same`` or its own. Smaller images are padded to ``least``, at
-    the right and at the bottom.
+    It takes over the padding of the first convolution, ``same`` or its own. Smaller images are padded to ``min_size``,
+    at the right and at the bottom.
     """
 
-    def __init__(self, level: float, conv: nn.Conv2d, same: nn.Module, least: Size) -> None:
+    def __init__(self, pad_value: float, conv: nn.Conv2d, same: nn.Module, min_size: Size) -> None:
         super().__init__()
-        self.level, self.least = level, least
+        self.pad_value, self.min_size = pad_value, min_size
         self.same = same if isinstance(same, SamePadding) else None
         self.own: Any = conv.padding
         conv.padding = (0, 0)
@@ -55,10 +55,10 @@ class MeanPadding(nn.Module):
         padding: list[int] = []
         for axis in (1, 0):
             have = x.shape[2 + axis]
-            size = max(have, self.least[axis]) if self.least[axis] else have
+            size = max(have, self.min_size[axis]) if self.min_size[axis] else have
             before, after = self.same.sides(size) if self.same else (self.own[axis],) * 2
             padding += [before, after + size - have]
-        return F.pad(x, padding, value=self.level)
+        return F.pad(x, padding, value=self.pad_value)
 
 
 class ImageBackbone(nn.Module):
@@ -67,7 +67,7 @@ class ImageBackbone(nn.Module):
     The normalization of mm's data preprocessor is folded into the first convolution; the backbone is changed in place.
     """
 
-    def __init__(self, backbone: MobileNetV2, preprocessor: nn.Module, least: Size = (0, 0)) -> None:
+    def __init__(self, backbone: MobileNetV2, preprocessor: nn.Module, min_size: Size = (0, 0)) -> None:
         super().__init__()
         self.backbone = backbone
         self.first = getattr(backbone, backbone.plan.layers[0].name)
@@ -79,12 +79,12 @@ class ImageBackbone(nn.Module):
             conv.weight.data = conv.weight.data.flip(1).contiguous(memory_format=torch.channels_last)
             mean, std = mean.flip(0), std.flip(0)
         # All channels are padded with one value: if their means differ, the differences are subtracted first.
-        level = float(mean[0])
+        pad_value = float(mean[0])
         self.differs = bool((mean != mean[0]).any())
         self.shift: Tensor
         self.register_buffer('shift', (mean - mean[0]).view(1, -1, 1, 1), persistent=False)
-        fold_input(conv, torch.full_like(mean, level), std)
-        self.pad = MeanPadding(level, conv, self.first.pad, least)
+        fold_input(conv, torch.full_like(mean, pad_value), std)
+        self.pad = MeanPadding(pad_value, conv, self.first.pad, min_size)
         self.first.pad = nn.Identity()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -131,13 +131,13 @@ class Detector(nn.Module):
 class Segmenter(nn.Module):
     """A DeepLab, tested on whole images, as a function of images.
 
-    Images are padded to ``least``, by default the size in the data preprocessor's ``test_cfg``.
+    Images are padded to ``min_size``, by default the size in the data preprocessor's ``test_cfg``.
 
     Raises:
         ValueError: The model is tested by a sliding window, or pads to a multiple of a number.
     """
 
-    def __init__(self, model: BaseModel, least: Size | None = None) -> None:
+    def __init__(self, model: BaseModel, min_size: Size | None = None) -> None:
         super().__init__()
         options = model.data_preprocessor.test_cfg or {}
         if model.test_cfg.get('mode', 'whole') != 'whole':
@@ -145,8 +145,8 @@ class Segmenter(nn.Module):
         if options.get('size_divisor') is not None:
             raise ValueError('data_preprocessor.test_cfg.size_divisor: only size can be deployed')
         model = fold_norms(model)
-        self.least: Size = tuple(least or options.get('size') or (0, 0))
-        self.body = ImageBackbone(model.backbone, model.data_preprocessor, self.least)
+        self.min_size: Size = tuple(min_size or options.get('size') or (0, 0))
+        self.body = ImageBackbone(model.backbone, model.data_preprocessor, self.min_size)
         self.head: Any = model.decode_head
 
     def forward(self, images: Tensor) -> Tensor:
@@ -159,7 +159,7 @@ class Segmenter(nn.Module):
         ``size`` is that of the images that went in, ``original`` that before they were resized, if they were.
         """
         height, width = size
-        full = [max(length, least) for length, least in zip(size, self.least)]
+        full = [max(length, min_size) for length, min_size in zip(size, self.min_size)]
         corners = self.head.align_corners
         logits = F.interpolate(logits.float(), full, mode='bilinear', align_corners=corners)[:, :, :height, :width]
         if original is not None:

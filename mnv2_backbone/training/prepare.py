@@ -140,14 +140,14 @@ def _use_weights(cfg: Config, args: argparse.Namespace) -> str:
         return f'load_from={args.checkpoint}, resume=False'
     for option, given in (('--tta', args.tta), ('--launcher', args.launcher != 'none')):
         if given:
-            raise UserError(f'{option} does not go with an exported file ({args.checkpoint})')
+            raise UserError(f'{option} cannot be used with an exported file ({args.checkpoint})')
     recipe = Manifest.from_json(open_exported(Path(args.checkpoint))[1]).recipe
     if {'detect': 'mmdet', 'segment': 'mmseg'}[recipe.task] != cfg.get('default_scope'):
-        raise UserError(f'{args.checkpoint} was made to {recipe.task}, {args.config} is for something else')
+        raise UserError(f'{args.checkpoint} was exported for the task {recipe.task!r}, {args.config} has another')
     classes = dataset_meta(cfg)['classes']
     if tuple(classes) != recipe.classes:
         raise UserError(
-            f'{args.checkpoint} knows {len(recipe.classes)} classes ({", ".join(recipe.classes[:3])} ...), '
+            f'{args.checkpoint} has {len(recipe.classes)} classes ({", ".join(recipe.classes[:3])} ...), '
             f'the test data set of {args.config} has others ({", ".join(classes[:3])} ...)'
         )
     dataset = cfg.test_dataloader.dataset

@@ -84,7 +84,7 @@ class ReproducibleHook(Hook):
         for wrapper in wrappers(dataset):
             if type(wrapper).__name__ in ('RepeatDataset', 'ClassBalancedDataset'):
                 raise UserError(
-                    f'ReproducibleHook and {type(wrapper).__name__} do not go together: the copies of an image '
+                    f'ReproducibleHook and {type(wrapper).__name__} cannot be used together: the copies of an image '
                     'would be augmented alike within an epoch; train for more epochs instead, or remove the hook'
                 )
         for part, base in enumerate(base_datasets(dataset)):

@@ -66,7 +66,7 @@ def read(src: str | os.PathLike[str], *, only: Sequence[str] = (), classes: str 
 def _finish(imported: Imported, format_name: str, source: str, only: Sequence[str], classes: str) -> Converted:
     if imported.unknown and not only:
         raise WeightsError(
-            f'{len(imported.unknown)} tensors have no place in our networks: {listing(imported.unknown)}. '
+            f'{len(imported.unknown)} tensors belong to no layer of this package: {listing(imported.unknown)}. '
             'If they may be left out, name the parts to keep (--only backbone)'
         )
     state = {key: x for key, x in imported.state.items() if not only or key.partition('.')[0] in only}

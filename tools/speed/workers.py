@@ -181,7 +181,7 @@ def _work(connection: Connection) -> None:
         pass
     except ModuleNotFoundError as error:
         connection.send(('missing', error.name))
-    except Exception as error:  # whatever a library may raise: the other end tells the user
+    except Exception as error:  # whatever a library may raise: the other end reports it
         traceback.print_exc()
         connection.send(('failed', f'{type(error).__name__}: {error}'))
 

@@ -1,1 +1,1 @@
-"""The embedded data set of drawn shapes."""
+"""The toy data set of drawn shapes."""

@@ -78,7 +78,10 @@ class OneSize(nn.Module):
 
 @dataclass
 class DeployedDetector:
-    """Runs a detector on images, which OpenCV resizes: it is faster and more exact at that than a graph."""
+    """Runs a detector on images, resized before the network as in the test pipeline.
+
+    A graph cannot repeat OpenCV's rounding: resizing inside it, as exported files do, moves scores by up to 0.02.
+    """
 
     network: Callable[..., Any]
     recipe: Recipe

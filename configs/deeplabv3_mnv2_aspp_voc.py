@@ -2,7 +2,7 @@
 
     python tools/train.py configs/deeplabv3_mnv2_aspp_voc.py
 
-The rates are for output stride 16 and follow the one in use. This recipe has not been run.
+The rates are for output stride 16 and are rescaled for others. This recipe has not been run.
 """
 
 _base_ = './deeplabv3lite_mnv2_voc.py'

@@ -13,7 +13,7 @@ _base_ = [
 ]
 max_epochs = 242
 model = dict(
-    # Evaluated on whole images of 1024x2048, one pixel more on each side as in the original.
+    # Evaluated on whole images of 1024x2048, padded by one pixel in each dimension as in the original.
     data_preprocessor=dict(size=(769, 769), test_cfg=dict(size=(1025, 2049))),
     decode_head=dict(num_classes=19),
 )

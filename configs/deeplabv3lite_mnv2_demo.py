@@ -16,7 +16,7 @@ input_size = (257, 257)
 resize = dict(type='Resize', scale=input_size, keep_ratio=False)
 model = dict(
     data_preprocessor=dict(size=input_size, test_cfg=dict(size=input_size)),
-    # Few steps: norms that settle fast.
+    # Few steps, so running statistics must adapt fast.
     backbone=dict(norm_cfg=dict(momentum=0.03)),
     decode_head=dict(num_classes=9, norm_cfg=dict(momentum=0.03)),
 )

@@ -1,4 +1,4 @@
-"""DeepLabv3-lite-MobileNetV2 for those who have VOC 2012 alone, without SBD: trained on train, tested on val.
+"""DeepLabv3-lite-MobileNetV2 with VOC 2012 only, without SBD: trained on train, tested on val.
 
 python tools/train.py configs/deeplabv3lite_mnv2_voc12.py
 """

@@ -11,7 +11,7 @@ max_epochs = 6
 input_size = (257, 257)
 model = dict(
     data_preprocessor=dict(size=input_size, test_cfg=dict(size=input_size)),
-    # Few steps: norms that settle fast.
+    # Few steps, so running statistics must adapt fast.
     backbone=dict(norm_cfg=dict(momentum=0.03)),
     decode_head=dict(norm_cfg=dict(momentum=0.03)),
 )
@@ -33,7 +33,7 @@ val_dataloader = dict(
         pipeline=[
             dict(type='LoadImageFromFile'),
             dict(type='Resize', scale=input_size, keep_ratio=False),
-            # After the resizing: masks are compared in the original image.
+            # Loaded after Resize: evaluated at the original size.
             dict(type='LoadAnnotations'),
             dict(type='PackSegInputs'),
         ]

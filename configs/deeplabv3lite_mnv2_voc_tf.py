@@ -10,6 +10,6 @@ _base_ = './deeplabv3lite_mnv2_voc12.py'
 model = dict(
     # The checkpoint holds the whole network.
     backbone=dict(output_stride=8, padding='same', init_cfg=None),
-    # What the original fine-tunes with.
+    # The original's momentum in fine-tuning.
     decode_head=dict(norm_cfg=dict(momentum=0.0003)),
 )

@@ -18,7 +18,7 @@ spec = [dict(op='conv', out=32, stride=2)] + [
 model = dict(
     backbone=dict(
         spec=spec,
-        # The finer map is the wide one inside the last block of stride 8, which gives the paper's count.
+        # The finer feature map is inside the last block of stride 8; it matches the paper's count.
         out_indices=('layer_7/depthwise_output', 'layer_18'),
         # From scratch as in the paper: no published weights have this shape.
         init_cfg=[

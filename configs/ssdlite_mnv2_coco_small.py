@@ -1,9 +1,9 @@
-"""Google's detector where the things to find are small: 512x512, with its anchors' sizes kept in pixels.
+"""Google's detector for small objects: 512x512, with anchors of the same size in pixels.
 
     python tools/test.py configs/ssdlite_mnv2_coco_small.py mnv2://ssdlite-coco
     python tools/test.py configs/ssdlite_mnv2_coco_small.py mnv2://ssdlite-coco --tta
 
-AP of small objects 0.077 on 103 images of COCO val2017, 0.037 at 300x300; of all 0.200, and 0.297 with --tta.
+AP of small objects 0.077 on 103 images of COCO val2017 (0.037 at 300x300); AP 0.200 (0.296), and 0.297 with --tta.
 """
 
 _base_ = './ssdlite_mnv2_coco_tf.py'
@@ -19,7 +19,7 @@ train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-# --tta looks at 300x300 too, where what is large is found better.
+# --tta also runs 300x300, which finds large objects better.
 tta_model = dict(tta_cfg=dict(nms=dict(iou_threshold=0.6), max_per_img=100))
 tta_pipeline = _base_.tta_pipeline  # noqa: F821
 tta_pipeline[1] = dict(

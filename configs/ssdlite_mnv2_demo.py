@@ -28,7 +28,7 @@ train_pipeline[1] = dict(
 )
 test_pipeline = _base_.test_pipeline  # noqa: F821
 test_pipeline[1] = resize
-# Twice as many steps as with the schedule's 16, at its learning rate.
+# Batches of 8 at the schedule's learning rate: twice the steps.
 train_dataloader = dict(batch_size=8, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader

@@ -33,5 +33,5 @@ optim_wrapper = dict(
 param_scheduler = _base_.param_scheduler  # noqa: F821
 param_scheduler[0].update(start_factor=0.05, end=40)
 param_scheduler[1].update(T_max=max_epochs, end=max_epochs, eta_min=1e-5)
-# The learning rate is for 8 images in all; --auto-scale-lr fits it to what there is.
+# The learning rate is for 8 images in all; --auto-scale-lr scales it to the actual batch size.
 auto_scale_lr = dict(base_batch_size=8)

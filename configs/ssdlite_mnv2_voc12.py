@@ -1,4 +1,4 @@
-"""SSDLite-MobileNetV2 for those who have VOC 2012 alone: trained on its train part, tested on its val part.
+"""SSDLite-MobileNetV2 with VOC 2012 only: trained on its train part, tested on its val part.
 
 python tools/train.py configs/ssdlite_mnv2_voc12.py
 """

@@ -1,4 +1,4 @@
-"""VOC's 20 classes from Google's COCO detector: 14 of them keep its weights by their names.
+"""VOC's 20 classes from Google's COCO detector: all of them keep its weights, by their names.
 
 python tools/train.py configs/ssdlite_mnv2_voc_finetune.py
 """

@@ -42,8 +42,8 @@ def let_configs_build_on_ours() -> None:
     """Teaches mmengine what ``_base_ = 'mnv2_backbone::NAME'`` is.
 
     mmengine's own list of packages does not serve: names need a slash there, no checkout is found, and the types in
-    such a base are looked up in our scope, where MMDetection's are not. An mmengine that finds bases otherwise is left
-    alone.
+    such a base are looked up in our scope, where MMDetection's are not. Versions of mmengine without the method that
+    is replaced here stay as they are.
     """
     others = getattr(Config, '_get_cfg_path', None)
     if others is None:
@@ -51,7 +51,7 @@ def let_configs_build_on_ours() -> None:
 
     def get_cfg_path(cfg_path: str, *args: Any, **kwargs: Any) -> Any:
         if cfg_path.startswith(PREFIX):
-            return config_path(cfg_path), None  # None: types mean what they mean in the config that builds on it
+            return config_path(cfg_path), None  # None: types resolve in the scope of the inheriting config
         return others(cfg_path, *args, **kwargs)
 
     Config._get_cfg_path = staticmethod(get_cfg_path)

@@ -1,4 +1,4 @@
-"""Errors that the user can fix, the one frame of all command-line tools, and files written whole or not at all."""
+"""Errors that the user can fix, the wrapper of all command-line tools, and atomic file writes."""
 
 import functools
 import os

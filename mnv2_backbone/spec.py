@@ -28,7 +28,7 @@ class Row:
     Attributes:
         op: ``'conv'`` (convolution, norm, activation) or ``'bottleneck'`` (slim's ``expanded_conv``).
         out: Output channels at width 1.
-        stride: Stride at full output stride.
+        stride: Stride with ``output_stride=None``.
         kernel: Kernel size of the convolution, or of the depthwise one of a bottleneck.
         expand: Expansion factor of a bottleneck.
         divisible_by: Rounding of the expanded width (slim's ``expand_input_by_factor``).

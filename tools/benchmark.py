@@ -1,7 +1,7 @@
 """Measures how fast the networks are, beside other libraries' on the same machine in the same run.
 
 Every row is a process of its own; they take turns of a few iterations, and only one computes at a time. Weights are
-random, with norms and scores as of trained networks, see mnv2_backbone/benchmark/inputs.py. Meant for a machine that
+random, with norms and scores as of trained networks, see tools/speed/inputs.py. Meant for a machine that
 does nothing else.
 """
 

@@ -1,8 +1,8 @@
 """What other libraries' MobileNetV2 reaches when it is trained as ours: the same images, weights, schedule and seeds.
 
-A config of our SSDLite is compared with MMDetection's own SSDLite-MobileNetV2, a config of the lite segmentation head
-with the same head on MMSegmentation's MobileNetV2, which at output strides 8 and 16 gives a rate to the first block of
-a stage only where the original gives it to all blocks but the first.
+SSDLite configs are compared with MMDetection's SSDLite-MobileNetV2, segmentation configs with the same head on
+MMSegmentation's MobileNetV2. At output strides 8 and 16 that dilates only the first block of a stage, the original all
+but the first.
 
     python tools/compare_peers.py configs/ssdlite_mnv2_voc_short.py mnv2://imagenet-1.0 --seeds 0 1 2
     python tools/compare_peers.py configs/deeplabv3lite_mnv2_voc12.py mnv2://imagenet-1.0
@@ -43,7 +43,7 @@ MMDET = 'mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py'
 
 
 def as_it_is(cfg: Config, state: State) -> State:
-    """Ours."""
+    """No change."""
     return state
 
 

@@ -1,4 +1,4 @@
-"""How a run is logged, saved, made repeatable and kept alive; the same for every detection config."""
+"""How a run is logged, saved and made repeatable; the same for every detection config."""
 
 default_scope = 'mmdet'
 custom_imports = dict(imports=['mnv2_backbone'])

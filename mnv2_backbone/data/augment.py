@@ -31,7 +31,7 @@ _TRIES = 50  # as MinIoURandomCrop makes for each overlap that it draws
 
 
 class View(NamedTuple):
-    """The rectangle of the file's image that the output shows; the corner is negative where the fill is shown."""
+    """The rectangle of the file's image that the output shows; left and top are negative where the fill is shown."""
 
     left: int
     top: int
@@ -76,7 +76,7 @@ def draw_crop(
     areas = (x2 - x1) * (y2 - y1)
     low_width, low_height = crop.min_crop_size * width, crop.min_crop_size * height
     center_x, center_y = (x1 + x2) / 2, (y1 + y2) / 2
-    # No overlap is above the quotient of the two areas: most tries fail by this alone. The margin is for rounding.
+    # IoU cannot exceed the ratio of the areas, which rejects most tries. The margin is for rounding.
     smallest, largest = (1.001 * areas.min().item(), 0.999 * areas.max().item()) if len(boxes) else (math.inf, 0.0)
     while True:
         min_iou = crop._random_mode()
@@ -171,7 +171,7 @@ def _axis(begin: int, shown: int, wanted: int, size: int, reduced_by: int, half_
         start, step = start + (wanted - 1) * step, -step
         first, last = wanted - last, wanted - first
     start += first * step
-    # Beyond the crop its edge is repeated, as where the crop is cut out.
+    # Beyond the crop its edge is replicated, as if it were cut out.
     low = max(begin, 0) // reduced_by
     high = max(math.ceil(min(begin + shown, size) / reduced_by), low + 1)
     return _Axis(first, last, step / reduced_by, (start + 0.5) / reduced_by - 0.5 - low, low, high)

@@ -92,7 +92,7 @@ class OnnxRuntime(Backend):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.log_severity_level = 3
-        # Its threads wait busily for work, and would go on after a run, beside what the program does next.
+        # Its threads busy-wait, and would go on after a run and slow down what the program does next.
         options.add_session_config_entry('session.force_spinning_stop', '1')
         content = str(source) if isinstance(source, Path) else source.SerializeToString()
         session = onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])

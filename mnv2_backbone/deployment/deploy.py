@@ -60,7 +60,7 @@ def _load(backend: Backend, graph: Any, precision: str) -> Run:
 
 
 class OneSize(nn.Module):
-    """A network optimised for inputs of the size of ``sample``; other sizes run in PyTorch, with the same results."""
+    """A network optimized for inputs of the size of ``sample``; other sizes run in PyTorch, with the same results."""
 
     def __init__(self, network: nn.Module, sample: Tensor, backend: Backend, precision: str = 'fp32') -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class DeployedSegmenter:
     recipe: Recipe
 
     def padded(self, image: np.ndarray) -> np.ndarray:
-        """An image in float32, padded with the mean as the network would pad it, so that it has the fast size."""
+        """An image in float32, padded with the mean as the network would pad it, to the size optimized for."""
         size = [max(have, min_size) for have, min_size in zip(image.shape[:2], self.segmenter.min_size)]
         mean = (self.segmenter.body.pad.pad_value + self.segmenter.body.shift).flatten().numpy()
         full = np.full((*size, 3), mean, np.float32)
@@ -163,7 +163,7 @@ def deploy(
     backend = choose_engine(engine, precision)
     if isinstance(model, MobileNetV2):
         if size is None:
-            raise ValueError('size: a bare backbone needs the (height, width) to optimise for')
+            raise ValueError('size: a bare backbone needs the (height, width) to optimize for')
         return OneSize(fold_norms(model), torch.zeros(1, 3, *size), backend, precision)
     cfg = cfg or getattr(model, 'cfg', None)
     if cfg is None:
@@ -173,12 +173,12 @@ def deploy(
         segmenter = Segmenter(model)
         fast = [max(pair) for pair in zip(size or recipe.size or (0, 0), segmenter.min_size)]
         if 0 in fast:
-            raise ValueError('size: the config has no fixed input size, pass the (height, width) to optimise for')
+            raise ValueError('size: the config has no fixed input size, pass the (height, width) to optimize for')
         network = OneSize(segmenter, torch.zeros(1, *fast, 3), backend, precision)
         return Predictor(DeployedSegmenter(network, segmenter, recipe), Manifest(recipe, precision))
     size = size or recipe.size
     if size is None:
-        raise ValueError('size: the config has no fixed input size, pass the (height, width) to optimise for')
+        raise ValueError('size: the config has no fixed input size, pass the (height, width) to optimize for')
     recipe = replace(recipe, size=size)
     detector = Detector(model, size)
     dtype = torch.uint8 if recipe.sampling == 'opencv' else torch.float32

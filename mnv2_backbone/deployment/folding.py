@@ -14,7 +14,7 @@ M = TypeVar('M', bound=nn.Module)
 
 
 class Clamp6(nn.Module):
-    """ReLU6 as the one operation that exporters need not take apart, which takes them seconds."""
+    """ReLU6 as a single clamp; exporters spend seconds decomposing PyTorch's."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape to the same shape."""
@@ -46,8 +46,8 @@ def fold_input(conv: nn.Conv2d, mean: Tensor, std: Tensor) -> None:
 def settle_padding(model: nn.Module, sample: Tensor) -> None:
     """Replaces SAME padding by the convolutions' own, for inputs of the size of ``sample`` only; in place.
 
-    Even padding becomes the convolution's own. One more pixel at the end, as SAME pads at stride 2 on even sizes,
-    becomes even by one more tap of zeros at the beginning of the kernel. (A separate padding copies the whole map.)
+    Even padding becomes the convolution's own. The extra pixel at the end that SAME needs at stride 2 on even sizes is
+    balanced by a row and a column of zeros at the start of the kernel. (A separate padding copies the whole map.)
     """
     sizes: dict[ConvNormAct, tuple[int, int]] = {}
     handles = [

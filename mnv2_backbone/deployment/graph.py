@@ -22,7 +22,7 @@ from .recipe import Recipe, Size
 
 #: Candidates for NMS inside the graph if the config sets no limit.
 MOST_CANDIDATES = 1000
-#: Translations that are kept, see :func:`to_onnx`, and the number to raise when one would come out differently.
+#: Most translations to cache, see :func:`to_onnx`; the version of the cache, to be raised when their content changes.
 _MOST_CACHED, _VERSION = 16, 1
 
 

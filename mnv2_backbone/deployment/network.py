@@ -37,7 +37,7 @@ def load_trained(cfg: Config, weights: str) -> tuple[BaseModel, dict[str, Any]]:
 
 
 class MeanPadding(nn.Module):
-    """Pads images with their mean, which stands for the zeros that the trained network pads with.
+    """Pads images before normalization with the mean, in place of the zeros that the network pads with after it.
 
     It takes over the padding of the first convolution, ``same`` or its own. Smaller images are padded to ``min_size``,
     at the right and at the bottom.

@@ -83,7 +83,7 @@ class Predictor:
     def _found(self, boxes: Tensor, scores: Tensor, labels: Tensor | None = None) -> InstanceData:
         if labels is None:
             return suppress(boxes, scores, self.recipe.test_cfg)
-        real = scores > 0  # the rest only fills the row
+        real = scores > 0  # the rest is padding
         return InstanceData(bboxes=boxes[real], scores=scores[real], labels=labels[real])
 
 
@@ -116,7 +116,7 @@ class ExportedModel(BaseModel):
 
 
 class _InBatches:
-    """An exported file on images: those of one size are computed together."""
+    """Runs an exported file; images of one size form one batch."""
 
     def __init__(self, run: Run) -> None:
         self.run = run

@@ -72,8 +72,7 @@ def quantize_onnx(model: Any, images: Sequence[np.ndarray]) -> Any:
             weight_type=quantization.QuantType.QInt8,
             op_types_to_quantize=['Conv', 'Add', 'Clip', 'Relu', 'Concat', 'GlobalAveragePool'],
             nodes_to_exclude=outside(sources, convolutions) + convolutions[:FIRST],
-            # the mean of the extremes of the images: the extremes of all together grow with their number, and the steps
-            # too
+            # averages the range over the images: the range of all together, and so the step, grows with their number
             extra_options=dict(CalibMovingAverage=True),
         )
         return onnx.load(quantized)

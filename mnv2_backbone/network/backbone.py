@@ -20,7 +20,7 @@ SLIM_NORM = dict(type='BN', momentum=0.003, eps=0.001)
 #: slim's weight decay: on full and 1x1 convolutions only. For ``optim_wrapper.paramwise_cfg``.
 SLIM_PARAMWISE = dict(norm_decay_mult=0.0, bias_decay_mult=0.0, dwconv_decay_mult=0.0)
 
-#: slim's initialisation: normal of deviation 0.09, cut at two deviations.
+#: slim's initialization: normal of deviation 0.09, cut at two deviations.
 SLIM_INIT = (
     dict(type='TruncNormal', layer='Conv2d', std=0.09, a=-0.18, b=0.18),
     dict(type='Constant', layer=['_BatchNorm', 'GroupNorm'], val=1.0),
@@ -50,7 +50,7 @@ class MobileNetV2(BaseModule):
         channels_last: Computes in the channels-last memory format, which is up to twice as fast on CPUs and on GPUs
             with tensor cores; the values are the same up to rounding.
         conv_cfg, norm_cfg, act_cfg: As in mmcv. Defaults: Conv2d, slim's batch norm, ReLU6.
-        init_cfg: As in mmengine; slim's initialisation by default.
+        init_cfg: As in mmengine; slim's initialization by default.
 
     Raises:
         ValueError: An option has a value that cannot be built; the message names what is allowed.
@@ -94,7 +94,7 @@ class MobileNetV2(BaseModule):
         )
         if frozen_stages not in range(-1, self.plan.num_stages + 1):
             raise ValueError(f'frozen_stages={frozen_stages!r}: allowed are -1 (none) to {self.plan.num_stages} (all)')
-        self._initialised = False
+        self._initialized = False
         self.widen_factor = widen_factor
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
@@ -143,10 +143,10 @@ class MobileNetV2(BaseModule):
         """
         if not isinstance(self.init_cfg, dict) or self.init_cfg.get('type') != 'Pretrained':
             super().init_weights()
-        elif not self._initialised:
+        elif not self._initialized:
             checkpoint = _load_checkpoint(self.init_cfg['checkpoint'], map_location='cpu')
             load_backbone(self, checkpoint.get('state_dict', checkpoint))
-            self._initialised = self.is_init = True
+            self._initialized = self.is_init = True
 
     def train(self, mode: bool = True) -> 'MobileNetV2':
         """Sets the mode; what is frozen, and with ``norm_eval`` every batch norm, stays in evaluation mode."""

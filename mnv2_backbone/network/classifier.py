@@ -91,7 +91,7 @@ class Classifier(nn.Module):
         self.head = SlimClsHead(num_classes, self.backbone.out_channels[-1], dropout)
 
     def init_weights(self) -> None:
-        """Initialises as slim does."""
+        """Initializes as slim does."""
         self.backbone.init_weights()
         self.head.init_weights()
 

@@ -1,8 +1,8 @@
 """DeepLabv3-lite and Lite R-ASPP on MobileNetV2: decode heads, and the segmenter that fits them to the backbone.
 
 Sources: ``deeplab/{model,common,core/feature_extractor}.py`` of TensorFlow's models; arXiv 1801.04381, section 6.3;
-arXiv 1706.05587 and 1802.02611 (atrous branches, skip); arXiv 1905.02244, section 6.4 (R-ASPP and LR-ASPP). The R-ASPP
-of the last is the lite head as it stands, under another name.
+arXiv 1706.05587 and 1802.02611 (atrous branches, skip); arXiv 1905.02244, section 6.4 (LR-ASPP, and R-ASPP, which
+is the same network as the lite head).
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from .layers import Cfg, ConvNormAct, InitCfg, as_init_cfg
 #: Batch norm of the head: DeepLab's epsilon, over all processes. DeepLab's decay of 0.9997 (momentum 0.0003) needs
 #: thousands of iterations to settle, so this is the backbone's.
 DEEPLAB_NORM = dict(type='mnv2_backbone.SyncBN', momentum=0.003, eps=1e-5)
-#: slim's initialisation of the convolutions, and DeepLab's of the logits.
+#: slim's initialization of the convolutions, and DeepLab's of the logits.
 DEEPLAB_INIT = (
     dict(
         type='Xavier',

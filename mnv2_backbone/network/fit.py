@@ -53,7 +53,7 @@ def _candidates() -> Iterator[dict[str, Any]]:
 
 
 def check_complete(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> None:
-    """Raises :class:`WeightsError` if a tensor of the backbone is missing or misshapen, up to its last layer there."""
+    """Raises :class:`WeightsError` if a tensor of the backbone, up to the last layer in ``state``, is missing."""
     last = max(_number(key.split('.')[1]) for key in state if key.startswith('backbone.'))
     plan = make_plan(out_indices='layer_19', **options)
     wanted = {key: shape for key, shape in backbone_shapes(plan).items() if _number(key.split('.')[1]) <= last}
@@ -101,7 +101,7 @@ def check_fit(
 
 
 def load_into(module: nn.Module, state_dict: Mapping[str, Tensor], *, prefix: str = '', **allowed: Any) -> None:
-    """Loads weights that fit, see :func:`check_fit`; what they may lack keeps its values. An error changes nothing."""
+    """Loads weights after :func:`check_fit`; missing parts that it allows keep their values."""
     check_fit(module, state_dict, prefix=prefix, **allowed)
     own = module.state_dict()
     with torch.no_grad():

@@ -77,7 +77,7 @@ class ConvNormAct(ConvModule):
             norm_cfg=norm_cfg,
             act_cfg=act_cfg,
         )
-        # with stride 1 SAME's total is the reach: the explicit padding of any stride
+        # at stride 1 SAME pads the whole reach of the kernel, as 'explicit' does at any stride
         same = SamePadding(kernel, stride if padding == 'same' else 1, rate)
         self.pad: nn.Module = same if uneven else nn.Identity()
         # oneDNN has no fast gradient of these in bfloat16: they take a tenth of the time in float32
@@ -175,7 +175,7 @@ class _ClampInPlace(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (y,) = ctx.saved_tensors
-        return torch.ops.aten.hardtanh_backward(grad, y, 0.0, 6.0)  # y is strictly inside exactly where x was
+        return torch.ops.aten.hardtanh_backward(grad, y, 0.0, 6.0)  # y is inside (0, 6) exactly where x was
 
 
 @MODELS.register_module()

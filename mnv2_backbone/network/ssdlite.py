@@ -24,7 +24,7 @@ from .layers import Cfg, ConvNormAct, InitCfg, as_init_cfg
 
 #: Batch norm of the detector's own layers (TensorFlow: decay 0.97 to 0.9997, epsilon 0.001).
 SSDLITE_NORM = dict(type='BN', momentum=0.03, eps=0.001)
-#: The Object Detection API's initialisation: normal of deviation 0.03, cut at two deviations.
+#: The Object Detection API's initialization: normal of deviation 0.03, cut at two deviations.
 SSDLITE_INIT = (
     dict(type='TruncNormal', layer='Conv2d', std=0.03, a=-0.06, b=0.06),
     dict(type='Constant', layer=['_BatchNorm', 'GroupNorm'], val=1.0),
@@ -39,7 +39,7 @@ class SSDLiteNeck(BaseModule):
     (MMDetection's ``SSDNeck`` cannot pad as TensorFlow does, nor scale with the width.)
 
     Args:
-        in_channels, widen_factor: Of the incoming maps; :class:`SSDLite` fills them from the backbone.
+        in_channels, widen_factor: The backbone's; :class:`SSDLite` fills them in.
         extra_channels: Channels of each extra map at width 1; multiplied by the width, and never fewer than
             ``min_depth``.
         padding: ``'same'`` or ``'explicit'``.

@@ -12,8 +12,8 @@ from mmengine.runner import Runner
 from ..configs import find_config
 from ..errors import UserError
 
-#: Top-level names that something reads after the config is parsed. Any other one only helped to write the file, and
-#: setting it from outside changes nothing.
+#: Top-level names that something reads after the config is parsed. Others are helpers inside the file: setting them
+#: from outside has no effect.
 _READ_LATER = {name for name in inspect.signature(Runner.__init__).parameters if name not in ('self', 'cfg')} | {
     'activation_checkpointing',
     'compile',

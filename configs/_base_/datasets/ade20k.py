@@ -1,6 +1,6 @@
 """ADE20K, 150 classes: images/ and annotations/ of ADEChallengeData2016 below ``data_root``.
 
-Label 0, all that is no class, is ignored. Images are brought to a shorter side of 513.
+Label 0 (no class) is ignored. The shorter side is resized to 513.
 """
 
 _base_ = './seg_loading.py'

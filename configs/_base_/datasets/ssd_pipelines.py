@@ -21,7 +21,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=input_size, keep_ratio=False),
-    # After the resizing: boxes are compared in the original image.
+    # Loaded after Resize: evaluated at the original size.
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='PackDetInputs', meta_keys=meta_keys),
 ]

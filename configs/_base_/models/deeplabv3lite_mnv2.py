@@ -2,7 +2,7 @@
 
 model = dict(
     type='mnv2_backbone.DeepLab',
-    # Padding comes after the scaling: 0 is the mean, 127.5.
+    # Padding comes after normalization: 0 stands for the mean, 127.5.
     data_preprocessor=dict(
         type='SegDataPreProcessor',
         mean=[127.5] * 3,
@@ -28,7 +28,7 @@ model = dict(
         num_classes=21,
         dropout_ratio=0.1,
         norm_cfg=dict(type='mnv2_backbone.SyncBN', momentum=0.003, eps=1e-5),
-        # The mean over the pixels that count, as in the original.
+        # The mean over pixels that are not ignored, as in the original.
         loss_decode=dict(type='CrossEntropyLoss', avg_non_ignore=True),
     ),
     train_cfg=dict(),

@@ -1,7 +1,7 @@
 """DeepLab's recipe: SGD, polynomial decay of the learning rate, decay of full and 1x1 convolutions only.
 
-The original counts 30000 iterations of 16 images; 46 epochs of VOC 2012 + SBD are as long. Epochs, because
-only then a run that was interrupted goes on exactly.
+The original counts 30000 iterations of 16 images; 46 epochs of VOC 2012 + SBD are as long. It is
+counted in epochs because only runs by epoch resume exactly.
 """
 
 max_epochs = 46
@@ -19,5 +19,5 @@ optim_wrapper = dict(
 param_scheduler = [
     dict(type='PolyLR', power=0.9, eta_min=0.0, begin=0, end=max_epochs, by_epoch=True, convert_to_iter_based=True)
 ]
-# The learning rate is for 16 images in all; --auto-scale-lr fits it to what there is.
+# The learning rate is for 16 images in all; --auto-scale-lr scales it to the actual batch size.
 auto_scale_lr = dict(enable=False, base_batch_size=16)

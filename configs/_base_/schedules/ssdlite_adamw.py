@@ -1,4 +1,4 @@
-"""AdamW, a warm-up and a cosine; the length is that for a few hundred images, longer schedules set it."""
+"""AdamW, a warm-up and a cosine: 6 epochs, for a few hundred images; longer schedules override it."""
 
 max_epochs = 6
 
@@ -21,5 +21,5 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
-# The learning rate is for 16 images in all; --auto-scale-lr fits it to what there is.
+# The learning rate is for 16 images in all; --auto-scale-lr scales it to the actual batch size.
 auto_scale_lr = dict(enable=False, base_batch_size=16)

@@ -18,5 +18,5 @@ param_scheduler = [
         type='CosineAnnealingLR', T_max=max_epochs, end=max_epochs, eta_min=0, by_epoch=True, convert_to_iter_based=True
     ),
 ]
-# The learning rate is for 8 GPUs of 24 images; --auto-scale-lr fits it to what there is.
+# The learning rate is for 8 GPUs of 24 images; --auto-scale-lr scales it to the actual batch size.
 auto_scale_lr = dict(enable=False, base_batch_size=192)

@@ -285,6 +285,14 @@ def test_classifier_head_serves_mmpretrain():
     assert loss > 0 and model.head.logits.weight.grad.abs().sum() > 0
     predicted = model.eval()(x, samples, mode='predict')
     assert predicted[0].pred_score.sum().item() == pytest.approx(1, abs=1e-5)
+    assert len(model(x, None, mode='predict')) == 2
+
+    # Mixup and CutMix write soft labels beside the hard ones
+    soft = torch.tensor([[0.3, 0.7, 0, 0, 0], [0, 0, 0.5, 0.5, 0]])
+    mixed = [DataSample().set_gt_label(0).set_gt_score(score) for score in soft]
+    with torch.no_grad():
+        logits = model.head(model.backbone(x))
+        torch.testing.assert_close(model(x, mixed, mode='loss')['loss'], -(soft * logits.log_softmax(1)).sum(1).mean())
 
 
 def test_no_classes_give_pooled_features():

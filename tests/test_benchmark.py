@@ -18,7 +18,7 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from speed import exports, inputs, ours, peers
-from speed.measure import boxes_differ, features_differ, run_task
+from speed.measure import DIFFERENCES, boxes_differ, run_task
 from speed.plot import draw_costs
 from speed.variants import NAMES, Variant
 from speed.workers import Failed, Missing, Worker
@@ -214,7 +214,9 @@ def test_exported_backbones_compute_the_same(backbone_inputs):
         turns = Once()
         run(turns, folder=backbone_inputs, device='cpu', precision=precision)
         outputs[run, precision] = output = turns.facts['output']
-        assert features_differ(outputs[ours.backbone_trained, 'fp32'], output) <= tolerance  # of values from 0 to 6
+        assert (
+            DIFFERENCES['backbone'](outputs[ours.backbone_trained, 'fp32'], output) <= tolerance
+        )  # of values from 0 to 6
         assert len({x.tobytes() for x in outputs.values()}) == len(outputs)
 
 

@@ -179,7 +179,7 @@ def test_int8_is_per_channel_and_leaves_pictures_and_boxes_alone(detector):
 
 
 @pytest.mark.parametrize('format', ['onnx', 'openvino'])
-def test_boxes_thinned_out_inside_are_those_thinned_out_after(detector, format):
+def test_nms_inside_a_file_finds_what_nms_after_it_finds(detector, format):
     detector.file('fp32', 'onnx', nms=True)
     inside, outside = Predictor.from_file(detector.file('fp32', format, nms=True)), Predictor.from_file(detector.onnx)
     assert inside.manifest.nms and not outside.manifest.nms
@@ -187,6 +187,24 @@ def test_boxes_thinned_out_inside_are_those_thinned_out_after(detector, format):
         same_objects(got, want, atol=1e-4)
     two = [detector.pictures[0], detector.pictures[0][:, ::-1].copy()]
     assert [len(found) for found in inside(two)] == [len(inside([picture])[0]) for picture in two]
+
+
+def test_nms_inside_a_file_may_have_fewer_candidates_than_its_limits(detector, tmp_path):
+    limits = {'model.test_cfg.nms_pre': 10**6, 'model.test_cfg.max_per_img': 10**5}
+    small = {'data_root': str(detector.toy), 'test_dataloader.dataset.pipeline.1.scale': (32, 32)}
+    cfg = load_config(detector.config, {**DETECTOR, **limits, **small})
+    export(cfg, detector.weights, ExportOptions('onnx', nms=True), tmp_path / 'few.onnx')
+    (found,) = Predictor.from_file(tmp_path / 'few.onnx')(detector.pictures[:1])
+    (expected,) = Predictor.from_checkpoint(cfg, detector.weights)(detector.pictures[:1])
+    assert len(found.scores) == pytest.approx(len(expected.scores), abs=2)
+
+
+def test_only_images_are_accepted(detector):
+    run, image = Predictor.from_file(detector.onnx), detector.pictures[0]
+    assert run([]) == []
+    for wrong in (image / 255, image.astype(np.uint16), image[..., 0], image[:0], image[..., :2], image.tolist()):
+        with pytest.raises(ValueError, match=r'image 1 has the shape .* must be \(H, W, 3\), uint8, BGR'):
+            run([image, wrong])
 
 
 def test_what_has_to_be_known_is_in_the_file(detector):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import shutil
 import subprocess
@@ -34,7 +35,7 @@ def test_a_folder_is_detected_drawn_and_described(real_data, cache, photos, tmp_
     place(real_data, cache, 'ssdlite-coco')
     out = tmp_path / 'out'
     done = infer(photos, '--out-dir', out, '--score-thr', 0.3)
-    assert done.returncode == 1 and 'broken.jpg is not an image' in done.stdout, done.stderr
+    assert done.returncode == 1 and 'cannot read the image' in done.stdout and 'broken.jpg' in done.stdout, done.stderr
     assert '2 of 3 files done' in done.stdout
     found = json.loads((out / 'room.json').read_text())
     labels = {thing['label'] for thing in found['objects']}
@@ -71,6 +72,38 @@ def test_a_video_gives_a_video_and_its_frames(real_data, cache, photos, tmp_path
     assert [frame['frame'] for frame in described['frames']] == [0, 1, 2] and described['fps'] == 5
     drawn = cv2.VideoCapture(str(tmp_path / 'out/clip.mp4'))
     assert drawn.get(cv2.CAP_PROP_FRAME_COUNT) == 3
+
+
+def test_what_goes_wrong_with_one_file_is_named_and_the_others_are_done(real_data, cache, photos, tmp_path):
+    place(real_data, cache, 'ssdlite-coco')
+    out, room = tmp_path / 'out', (photos / 'room.jpg').read_bytes()
+    (photos / 'broken.jpg').write_bytes(room[:-2000])
+    odd = os.fsencode(photos) + b'/caf\xe9.jpg'
+    with open(odd, 'wb') as file:
+        file.write(room)
+    (out / 'more/kitchen.jpg').mkdir(parents=True)  # where a result should go
+    done = infer(photos, photos / 'more/kitchen.jpg', '--out-dir', out)
+    assert done.returncode == 1 and '2 of 4 files done' in done.stdout, done.stderr
+    assert done.stdout.count('skipped: ') == 2
+    assert 'broken.jpg: ' in done.stdout and 'Is a directory' in done.stdout
+    assert (out / 'room.json').is_file() and os.path.exists(os.fsencode(out) + b'/caf\xe9.json')
+
+
+def test_results_replace_neither_sources_nor_each_other(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / 'tools')
+    from files import find_sources
+
+    from mnv2_backbone.errors import UserError
+
+    for name in ('a.jpg', 'a.png', 'a_jpg.png', 'b.mp4', 'sub/b.jpg'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    sources = find_sources([str(tmp_path), str(tmp_path / 'sub')], tmp_path / 'out')
+    assert len({source.name for source in sources}) == len(sources) == 5
+    for out in (tmp_path / 'sub', tmp_path / 'sub/../sub'):
+        with pytest.raises(UserError, match='b.jpg would be overwritten by results; name another folder'):
+            find_sources([str(tmp_path / 'sub')], out)
+    assert find_sources([str(tmp_path)], tmp_path)  # a.jpg and a.png: results are called a.jpg.jpg and so on
 
 
 def test_a_segmenter_gives_an_indexed_mask(real_data, cache, tmp_path):

@@ -12,6 +12,7 @@ from mmengine.structures import InstanceData
 from torch.utils.flop_counter import FlopCounterMode
 
 from mnv2_backbone.network.anchors import TFAnchorGenerator
+from mnv2_backbone.network.ssdlite import SSDLiteHead
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -271,3 +272,13 @@ def test_channels_that_do_not_fit_are_refused():
         detector(head=dict(score_converter='tanh'))
     with pytest.raises(ValueError, match='num_levels'):
         detector(head=dict(anchor_generator=dict(type='mnv2_backbone.TFAnchorGenerator', num_levels=5)))
+
+
+def test_more_or_fewer_maps_than_levels_are_refused():
+    generator = TFAnchorGenerator(num_levels=3)
+    for count in (2, 4):
+        with pytest.raises(ValueError, match=f'{count} feature maps for num_levels=3: must be equal'):
+            generator.grid_priors([(4, 4)] * count, (64, 64))
+    head = SSDLiteHead(2, (8, 8, 8), anchor_generator=dict(type='mnv2_backbone.TFAnchorGenerator', num_levels=3))
+    with pytest.raises(ValueError, match='2 feature maps for the 3 levels of the head: must be equal'):
+        head([torch.zeros(1, 8, 4, 4)] * 2)

@@ -139,6 +139,36 @@ def test_training_reports_progress_and_skips_a_corrupt_image(run: tuple[Path, st
     assert '000003.jpg' in (work_dir / 'skipped_images.txt').read_text()
 
 
+def test_a_second_run_does_not_replace_the_checkpoints_of_the_first(run, toy, capsys):
+    work_dir, _ = run
+    before = {path.name: path.stat().st_mtime_ns for path in work_dir.glob('*.pth')}
+    assert cli.train([CONFIG, '--work-dir', str(work_dir), *options(toy)]) == 2
+    assert f'it holds epoch_{EPOCHS}.pth of an earlier run; add --resume' in capsys.readouterr().err
+    assert before == {path.name: path.stat().st_mtime_ns for path in work_dir.glob('*.pth')}
+
+
+def test_a_damaged_checkpoint_is_refused(run, toy, tmp_path, capsys):
+    damaged = tmp_path / 'damaged.pth'
+    data = bytearray((run[0] / 'epoch_1.pth').read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 4000] = bytes(4000)
+    damaged.write_bytes(data)
+    line = [CONFIG, '--work-dir', str(tmp_path / 'w'), '--resume', str(damaged), *options(toy)]
+    assert cli.train(line) == 2 and cli.test([CONFIG, str(damaged), *options(toy)]) == 2
+    assert capsys.readouterr().err.count('it is damaged: wrong checksum of') == 2
+
+
+def test_a_loss_that_is_not_finite_ends_training_before_it_is_saved(toy, tmp_path):
+    draft, foreign = tmp_path / '.999999999.epoch_1.pth', tmp_path / f'.{os.getpid()}.epoch_1.pth'
+    for path in (draft, foreign):
+        path.touch()
+    values = {'optim_wrapper.optimizer.lr': 1e30, 'param_scheduler.0.end': 1}
+    done = call('tools/train.py', CONFIG, '--work-dir', tmp_path, *options(toy, **values, **NO_WORKERS), check=False)
+    assert done.returncode == 2 and 'training stopped, earlier checkpoints are kept' in done.stderr, done.stderr
+    assert not draft.exists() and foreign.exists()  # of a run that was killed; of one that is running
+    assert not list(tmp_path.glob('epoch_*.pth'))
+
+
 def test_killed_and_resumed_training_equals_an_uninterrupted_one(
     run: tuple[Path, str], toy: Path, tmp_path: Path
 ) -> None:

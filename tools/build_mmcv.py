@@ -6,13 +6,10 @@ again, which takes most of the ten minutes of a plain build. Here the same, unmo
 larger translation units: each unit is a generated file that includes its share of the sources. CUDA files (``.cu``)
 stay as they are.
 
-The finished wheel is kept outside the project, one per Python, platform, torch version and kind of operators, because a
-wheel built against another torch does not load. CUDA operators are built if torch sees a GPU and a CUDA toolkit is
-installed; ``FORCE_CUDA=1`` or ``FORCE_CUDA=0`` decides otherwise.
+The wheel is kept outside the project, one per Python, platform, torch version and kind of operators. CUDA operators are
+built if torch sees a GPU and a CUDA toolkit is installed; ``FORCE_CUDA=1`` or ``FORCE_CUDA=0`` decides otherwise.
 
-Run it with the interpreter mmcv is wanted for; torch, setuptools, wheel and ninja must be there::
-
-    .venv/bin/python tools/build_mmcv.py mmcv==2.1.0
+    .venv/bin/python tools/build_mmcv.py mmcv==2.1.0           # torch, setuptools, wheel and ninja must be installed
     .venv/bin/python tools/build_mmcv.py -r requirements.txt   # with everything else that is pinned there
 """
 

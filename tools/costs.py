@@ -75,9 +75,7 @@ CLASSIFIERS = {
 #: Whole networks at width 1, by the module of the task in this package.
 NETWORKS = {
     'ssdlite': Published('MobileNetV2 + SSDLite, 320x320', 4.3, 800, 'paper, table 6'),
-    'deeplab': Published(
-        'MobileNetV2 + DeepLabv3 without ASPP, 513x513, output stride 16', 2.11, 2750, 'paper, table 7'
-    ),
+    'deeplab': Published('MobileNetV2 + DeepLabv3-lite, 513x513, output stride 16', 2.11, 2750, 'paper, table 7'),
 }
 
 #: The paper's table 4: ImageNet at 224x224 (top-1 %, parameters M, multiply-adds M, ms on a Pixel 1).

@@ -1,6 +1,7 @@
 """The main job on the toy data set: trains, evaluates, draws curves and predictions."""
 
 import argparse
+import shutil
 import subprocess
 import sys
 import time
@@ -51,6 +52,8 @@ def main() -> int:
     data = write_toy_dataset(ROOT / 'data/toy')
     print(f'data set: {data} ({time.monotonic() - began:.0f} s)', flush=True)
 
+    if args.work_dir is None:
+        shutil.rmtree(work_dir, ignore_errors=True)  # of an earlier demo
     began = time.monotonic()
     draw = [f'default_hooks.visualization.{option}' for option in ('draw=True', f'interval={task.every}')]
     config = ROOT / 'configs' / task.config

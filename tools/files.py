@@ -3,8 +3,9 @@
 import glob
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 from mnv2_backbone.deployment.quantization import IMAGES
 from mnv2_backbone.errors import UserError, whole_file
 
+#: How the files of results end.
+RESULTS = ('.jpg', '.png', '.json', '.mp4')
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v')
 
 
@@ -30,28 +33,34 @@ class Source:
         return self.path.suffix.lower() in VIDEOS
 
 
-def find_sources(what: str) -> list[Source]:
-    """The images and videos that a file, a folder (searched recursively) or a :mod:`glob` pattern stands for, in order.
+def find_sources(whats: Sequence[str], out: Path) -> list[Source]:
+    """The images and videos that files, folders (searched recursively) and :mod:`glob` patterns stand for.
 
     Raises:
-        UserError: There is nothing, or nothing that is an image or a video.
+        UserError: One of them stands for nothing, or results in the folder ``out`` would replace a source.
     """
-    root = Path(what)
-    if root.is_dir():
-        base, paths = root, sorted(root.rglob('*'))
-    else:
-        paths = [root] if root.is_file() else [Path(path) for path in sorted(glob.glob(what, recursive=True))]
-        base = Path(os.path.commonpath([path.parent for path in paths])) if paths else root
-    found = [path for path in paths if path.suffix.lower() in IMAGES + VIDEOS and path.is_file()]
-    if not found:
-        reason = 'has no images or videos' if paths else 'does not exist and matches no file'
-        raise UserError(f'{what}: {reason}; known are {" ".join(IMAGES + VIDEOS)}')
-    stems = [path.relative_to(base).with_suffix('') for path in found]
+    bases, found = [], {}
+    for what in whats:
+        root = Path(what)
+        if root.is_file():
+            what = glob.escape(what)
+        paths = sorted(root.rglob('*')) if root.is_dir() else sorted(map(Path, glob.glob(what, recursive=True)))
+        bases += [root] if root.is_dir() else [path.parent for path in paths]
+        known = {os.path.abspath(p): p for p in paths if p.suffix.lower() in IMAGES + VIDEOS and p.is_file()}
+        if not known:
+            reason = 'has no images or videos' if paths else 'does not exist and matches no file'
+            raise UserError(f'{what}: {reason}; known are {" ".join(IMAGES + VIDEOS)}')
+        found.update(known)
+    base = os.path.commonpath(map(os.path.abspath, bases))
+    names = {path: Path(full).relative_to(base) for full, path in found.items()}
+    stems = {name.with_suffix('') for name in names.values()}
     # a.jpg and a.png must not overwrite each other's results
-    return [
-        Source(path, stem if stems.count(stem) == 1 else stem.with_name(path.name.replace('.', '_')))
-        for path, stem in zip(found, stems)
-    ]
+    unique = len(stems) == len(names)
+    sources = [Source(path, name.with_suffix('') if unique else name) for path, name in names.items()]
+    for source, suffix in product(sources, RESULTS):
+        if os.path.abspath(target := f'{out / source.name}{suffix}') in found:
+            raise UserError(f'--out-dir {out}: {target} would be overwritten by results; name another folder')
+    return sources
 
 
 class FilePredictor:
@@ -65,6 +74,9 @@ class FilePredictor:
     ) -> None:
         from mmengine.registry import VISUALIZERS, init_default_scope
 
+        from mnv2_backbone.data.images import LoadImage
+
+        self.load = LoadImage(imdecode_backend='cv2').transform
         self.predictor, self.out, self.score_thr = predictor, out, score_thr
         self.segments = predictor.recipe.task == 'segment'
         if visualizer is None:
@@ -112,18 +124,18 @@ class FilePredictor:
 
     def predict_image(self, source: Source) -> dict[str, Any]:
         """Writes the drawn image, the result as JSON, and a segmenter's label map as an indexed PNG."""
-        image = cv2.imread(str(source.path))
-        if image is None:
-            raise UserError(f'{source.path} is not an image that can be read')
+        image: np.ndarray = self.load(dict(img_path=str(source.path)))['img']  # type: ignore[index]
         (result,) = self.predictor([image])
         found = dict(file=str(source.path), height=image.shape[0], width=image.shape[1], **self.describe(result))
         target = self.out / source.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(f'{target}.jpg', self.draw(image, result))
+        with whole_file(f'{target}.jpg') as draft:
+            draft.write_bytes(cv2.imencode('.jpg', self.draw(image, result))[1].tobytes())
         if self.segments:
             from mnv2_backbone.data.masks import save_indexed_png
 
-            save_indexed_png(f'{target}.png', result, self.predictor.recipe.palette)
+            with whole_file(f'{target}.png') as draft:
+                save_indexed_png(draft, result, self.predictor.recipe.palette)
         self._write_json(target, found)
         return found
 
@@ -132,32 +144,32 @@ class FilePredictor:
 
         Yields the number of frames that the file announces, once for each frame done.
         """
-        video = cv2.VideoCapture(str(source.path))
-        total = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
-        rate = video.get(cv2.CAP_PROP_FPS) or 25.0
-        target = self.out / source.name
+        from mmcv import VideoReader
+
+        video = VideoReader(str(source.path))
+        target, rate = self.out / source.name, video.fps or 25.0
         target.parent.mkdir(parents=True, exist_ok=True)
         frames: list[dict[str, Any]] = []
         writer = None
         try:
-            while True:
-                more, image = video.read()
-                if not more:
-                    break
+            for image in video:
                 if writer is None:
                     size = (image.shape[1], image.shape[0])
                     writer = cv2.VideoWriter(f'{target}.mp4', cv2.VideoWriter.fourcc(*'mp4v'), rate, size)
+                    if not writer.isOpened():
+                        raise UserError(f'{target}.mp4 cannot be written')
                 (result,) = self.predictor([image])
                 writer.write(self.draw(image, result))
                 frames.append(dict(frame=len(frames), **self.describe(result)))
-                yield total
+                yield video.frame_cnt
         finally:
-            video.release()
             if writer is not None:
                 writer.release()
         if not frames:
             raise UserError(f'{source.path} is not a video that can be read')
         self._write_json(target, dict(file=str(source.path), fps=rate, frames=frames))
+        if len(frames) < video.frame_cnt:
+            raise UserError(f'{source.path}: only {len(frames)} of {video.frame_cnt} frames could be read and are done')
 
     def _write_json(self, target: Path, content: Mapping[str, Any]) -> None:
         with whole_file(f'{target}.json') as draft:

@@ -25,7 +25,7 @@ DEFAULT = 'ssdlite-coco'
 def main() -> int:
     """Runs the command line; the exit status is 1 if a file could not be read."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('source', help='an image, a folder, a pattern such as "photos/*.jpg", or a video')
+    parser.add_argument('sources', nargs='+', help='images, videos, folders, or patterns such as "photos/*.jpg"')
     parser.add_argument('--config', help='config of the model (default: that of the weights)')
     parser.add_argument('--weights', help=f'checkpoint, mnv2:// name or exported file (default: mnv2://{DEFAULT})')
     parser.add_argument('--score-thr', type=float, default=0.4, metavar='S', help='lowest score (default: 0.4)')
@@ -39,7 +39,7 @@ def main() -> int:
         raise UserError('--config without --weights: a config alone has no trained weights')
     args.weights = args.weights or f'mnv2://{DEFAULT}'
     check_model(args)
-    sources = find_sources(args.source)
+    sources = find_sources(args.sources, args.out_dir)
     with setting_up():
         return run(load(args), sources, args.out_dir)
 
@@ -91,9 +91,9 @@ def run(predictor: FilePredictor, sources: list[Source], out: Path) -> int:
                     result = predictor.predict_image(source)
                     for found in result.get('objects', []) if len(sources) == 1 else []:
                         say(f'{found["label"]:>16} {found["score"]:.2f}  {found["box"]}')
-            except UserError as error:
+            except (UserError, OSError) as error:  # of this file; a full disk among them
                 failed += 1
-                say(f'skipped: {error}')
+                say(f'skipped: {error}'.encode(errors='backslashreplace').decode())  # names may be of any encoding
             progress.advance(task)
     print(f'{len(sources) - failed} of {len(sources)} files done, results in {out}/')
     return 1 if failed else 0

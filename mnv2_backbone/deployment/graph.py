@@ -146,7 +146,8 @@ class WholeDetector(nn.Module):
         # Decoding begins after the choice of candidates.
         classes = scores.shape[2]
         limit = self.test_cfg.get('nms_pre', -1)
-        scores, order = scores.flatten(1).topk(limit if limit > 0 else MOST_CANDIDATES, dim=1)
+        most = self.detector.anchors.shape[-2] * classes
+        scores, order = scores.flatten(1).topk(min(limit if limit > 0 else MOST_CANDIDATES, most), dim=1)
         labels = order % classes
         at = (order // classes)[:, :, None].expand(-1, -1, 4)
         anchors = self.detector.anchors.expand(codes.shape[0], -1, -1)
@@ -155,7 +156,7 @@ class WholeDetector(nn.Module):
         apart = boxes + (labels * (max(height, width) + 1)).to(boxes)[:, :, None]
         keeps = nms_keeps(apart, scores, self.test_cfg['nms']['iou_threshold'])
         scores = torch.where(keeps & (scores > self.test_cfg['score_thr']), scores, 0.0)
-        scores, order = scores.topk(self.test_cfg['max_per_img'], dim=1)
+        scores, order = scores.topk(min(self.test_cfg['max_per_img'], scores.shape[1]), dim=1)
         boxes = boxes.gather(1, order[:, :, None].expand(-1, -1, 4))
         return boxes * scale, scores, labels.gather(1, order)
 

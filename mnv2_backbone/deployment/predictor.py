@@ -75,7 +75,14 @@ class Predictor:
         Returns:
             For each image, of a detector :class:`InstanceData` with ``bboxes`` (n, 4) in its pixels, ``scores`` (n,)
             and ``labels`` (n,), of a segmenter its label map (H, W), integers.
+
+        Raises:
+            ValueError: An image has another shape or type.
         """
+        for i, image in enumerate(images):
+            shape, dtype = np.shape(image), getattr(image, 'dtype', type(image).__name__)
+            if dtype != np.uint8 or len(shape) != 3 or 0 in shape or shape[2] != 3:
+                raise ValueError(f'image {i} has the shape {shape} and type {dtype}: must be (H, W, 3), uint8, BGR')
         if self.recipe.task == 'segment':
             return [labels for (labels,) in self.run(images)]
         return [self._found(*map(torch.from_numpy, outputs)) for outputs in self.run(images)]

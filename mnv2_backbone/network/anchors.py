@@ -92,6 +92,8 @@ class TFAnchorGenerator:
         Returns:
             For each map (h * w * boxes, 4): x1, y1, x2, y2 in pixels; rows first, then columns, then boxes.
         """
+        if len(featmap_sizes) != len(self.boxes):
+            raise ValueError(f'{len(featmap_sizes)} feature maps for num_levels={len(self.boxes)}: must be equal')
         height, width = image_size
         shorter = self.reference_size or min(image_size)
         levels = []

@@ -100,6 +100,8 @@ class MobileNetV2(BaseModule):
         self.norm_eval = norm_eval
         self.with_cp = with_cp
         self.channels_last = channels_last
+        #: Whether outputs may be in any memory format; mmcv's operators read all memory as contiguous.
+        self.any_format_out = False
         for layer in self.plan.layers:
             block = build_layer(layer, padding=padding, conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg)
             self.add_module(layer.name, block)
@@ -131,9 +133,8 @@ class MobileNetV2(BaseModule):
                 steps = block(x)
             kept |= {(layer.name, step): y for step, y in steps.items() if (layer.name, step) in wanted}
             x = steps[layer.steps[-1]]
-        return tuple(
-            kept[point.layer, point.step][:, point.start : point.start + point.channels] for point in self.plan.outputs
-        )
+        outputs = (kept[end.layer, end.step][:, end.start : end.start + end.channels] for end in self.plan.outputs)
+        return tuple(y if self.any_format_out else y.contiguous() for y in outputs)
 
     def init_weights(self) -> None:
         """Initializes by ``init_cfg``; unlike mmengine's, ``Pretrained`` loads all of the backbone or raises an error.

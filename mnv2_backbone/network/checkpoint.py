@@ -78,6 +78,10 @@ def read_checkpoint(filename: str | os.PathLike[str], map_location: Any = 'cpu',
     if not path.is_file():
         raise CheckpointError(f'checkpoint {filename} does not exist')
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():  # torch.load does not compare checksums
+                    raise ValueError(f'wrong checksum of {damaged}')
         with mmengine_types():
             checkpoint = torch.load(
                 path, map_location=map_location, weights_only=True, mmap=mmap and zipfile.is_zipfile(path)
@@ -90,7 +94,7 @@ def read_checkpoint(filename: str | os.PathLike[str], map_location: Any = 'cpu',
             f'{filename} was refused: it holds more than weights ({found[1]}), and reading that could run code '
             'of its author; ask the author for a file with weights only'
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise CheckpointError(f'{filename} is not a PyTorch checkpoint, or it is damaged: {error}') from error
     if isinstance(checkpoint, dict) and isinstance(checkpoint.get('meta'), dict):
         checkpoint['meta'].pop('config', None)

@@ -59,13 +59,21 @@ class SlimClsHead(BaseModule):
         return self.classify(self.pool(features))
 
     def loss(self, features: Sequence[Tensor], data_samples: list, **_: Any) -> dict[str, Tensor]:
-        """Cross entropy against the samples' ``gt_label``; called by ``ImageClassifier``."""
-        target = torch.cat([sample.gt_label for sample in data_samples])
+        """Cross entropy against the samples' ``gt_score``, if a Mixup or CutMix wrote some, or else ``gt_label``."""
+        if 'gt_score' in data_samples[0]:
+            target = torch.stack([sample.gt_score for sample in data_samples])
+        else:
+            target = torch.cat([sample.gt_label for sample in data_samples])
         return dict(loss=F.cross_entropy(self(features), target, label_smoothing=self.label_smooth))
 
-    def predict(self, features: Sequence[Tensor], data_samples: list) -> list:
-        """Writes scores (softmax) and label into each sample; called by ``ImageClassifier``."""
-        for sample, scores in zip(data_samples, self(features).softmax(1)):
+    def predict(self, features: Sequence[Tensor], data_samples: list | None = None) -> list:
+        """Writes scores (softmax) and label into each sample, by default new ones; called by ``ImageClassifier``."""
+        predicted = self(features).softmax(1)
+        if data_samples is None:
+            from mmpretrain.structures import DataSample  # only a user of MMPretrain has it
+
+            data_samples = [DataSample() for _ in predicted]
+        for sample, scores in zip(data_samples, predicted):
             sample.set_pred_score(scores).set_pred_label(scores.argmax()[None])
         return data_samples
 
@@ -88,6 +96,7 @@ class Classifier(nn.Module):
         super().__init__()
         layers = len(backbone['spec']) if 'spec' in backbone else 19
         self.backbone = MobileNetV2(out_indices=(f'layer_{layers}',), **backbone)
+        self.backbone.any_format_out = True  # for the pooling
         self.head = SlimClsHead(num_classes, self.backbone.out_channels[-1], dropout)
 
     def init_weights(self) -> None:

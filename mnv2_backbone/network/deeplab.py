@@ -265,6 +265,11 @@ class DeepLab(EncoderDecoder):
                 )
         super()._init_decode_head(head)
 
+    def _init_auxiliary_head(self, auxiliary_head: Cfg | list[Cfg] | None) -> None:
+        super()._init_auxiliary_head(auxiliary_head)
+        ours = isinstance(self.decode_head, LiteHead) and not self.with_neck and auxiliary_head is None
+        self.backbone.any_format_out = ours  # the lite heads take the channels-last format at full speed
+
     def loss(self, inputs: Tensor, data_samples: list[SegDataSample]) -> dict[str, Tensor]:
         """The losses of a batch; raises ``LabelError`` for labels that are no class."""
         check_labels(data_samples, self.num_classes, self.decode_head.ignore_index)

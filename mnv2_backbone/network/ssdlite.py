@@ -152,6 +152,10 @@ class SSDLiteHead(BaseDenseHead):
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Class logits (N, boxes * (num_classes + 1), h, w) and box codes (N, boxes * 4, h, w) of each map."""
+        if len(features) != len(self.cls_convs):
+            raise ValueError(
+                f'{len(features)} feature maps for the {len(self.cls_convs)} levels of the head: must be equal'
+            )
         cls_scores = [conv(x) for conv, x in zip(self.cls_convs, features)]
         bbox_preds = [conv(x) for conv, x in zip(self.reg_convs, features)]
         return cls_scores, bbox_preds
@@ -303,6 +307,8 @@ class SSDLite(SingleStageDetector):
         self.neck = MMDET_MODELS.build(_fit('neck', neck, 'backbone', self.backbone.out_channels))
         head = _fit('bbox_head', dict(bbox_head), 'neck', self.neck.out_channels)
         self.bbox_head = MMDET_MODELS.build(dict(head, train_cfg=train_cfg, test_cfg=test_cfg))
+        ours = isinstance(self.neck, SSDLiteNeck) and isinstance(self.bbox_head, SSDLiteHead)
+        self.backbone.any_format_out = ours  # which takes the channels-last format at full speed
         self.train_cfg = train_cfg
         self.test_cfg = test_cfg
 

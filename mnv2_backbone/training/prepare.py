@@ -106,6 +106,12 @@ def _use_tensorboard(cfg: Config, args: argparse.Namespace) -> str | None:
 
 def _resume(cfg: Config, args: argparse.Namespace) -> str | None:
     if args.resume is None:
+        earlier = None if cfg.get('resume') else find_resume_point(cfg.work_dir)
+        if earlier:
+            raise UserError(
+                f'--work-dir {cfg.work_dir}: it holds {Path(earlier).name} of an earlier run; add --resume to continue '
+                'that run, or name another folder'
+            )
         return None
     point = find_resume_point(cfg.work_dir) if args.resume == 'auto' else args.resume
     if point is None:

@@ -1,5 +1,7 @@
 """Writing checkpoints so that a run can be resumed after a kill at any moment."""
 
+import math
+import os
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
-from ..errors import whole_file
+from ..errors import UserError, whole_file
 from ..registry import HOOKS
 
 _BACKEND = 'mnv2_backbone_atomic'
@@ -31,7 +33,8 @@ class AtomicCheckpointHook(CheckpointHook):
     """mmengine's ``CheckpointHook`` that survives being killed while it saves; for local files only.
 
     Files are replaced in one step, and an outdated checkpoint is removed after the new one is on the disk (mmengine
-    removes it before, which with ``max_keep_ckpts=1`` can leave none).
+    removes it before, which with ``max_keep_ckpts=1`` can leave none). A loss that is not finite ends the training, so
+    that no useless checkpoint replaces a good one.
 
     Raises:
         ValueError: ``backend_args`` or ``file_client_args`` is given.
@@ -48,6 +51,26 @@ class AtomicCheckpointHook(CheckpointHook):
         super().__init__(backend_args=dict(backend=_BACKEND), **kwargs)
         self.max_keep_ckpts: int
         self.keep_ckpt_ids: deque[int]
+
+    def before_train(self, runner: Runner) -> None:
+        """Removes what killed runs left half-written."""
+        super().before_train(runner)
+        for draft in Path(self.out_dir).glob('.*.*.pth') if runner.rank == 0 else ():
+            owner = draft.name.split('.')[1]
+            if owner.isdigit() and not _is_running(int(owner)):
+                draft.unlink(missing_ok=True)
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Saves where that is due; raises :class:`UserError` if a loss is NaN or infinite."""
+        for name, value in (outputs or {}).items():
+            if 'loss' in name and not math.isfinite(value):
+                raise UserError(
+                    f'{name} is {float(value)} in iteration {runner.iter + 1}: training stopped, earlier checkpoints '
+                    'are kept. Lower optim_wrapper.optimizer.lr, or try optim_wrapper.enabled=False (float32)'
+                )
+        super().after_train_iter(runner, batch_idx, data_batch, outputs)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         keep = self.max_keep_ckpts
@@ -66,3 +89,13 @@ class AtomicCheckpointHook(CheckpointHook):
         if runner.rank == 0:
             for outdated in ids[:-keep]:
                 Path(self.out_dir, self.filename_tmpl.format(outdated)).unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

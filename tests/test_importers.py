@@ -253,7 +253,7 @@ def test_keras_files(network, variables, tmp_path):
     assert len(found.state_dict) == len(variables)
     with h5py.File(path, 'a') as file:
         file['model_weights/dense/dense/kernel:0'] = np.zeros((3, 2), np.float32)
-    with pytest.raises(WeightsError, match=r'1 tensors have no place.*dense/dense/kernel:0.*--only backbone'):
+    with pytest.raises(WeightsError, match=r'1 tensors belong to no layer.*dense/dense/kernel:0.*--only backbone'):
         read(path)
     assert {key.split('.')[0] for key in read(path, only=['backbone']).state_dict} == {'backbone'}
 

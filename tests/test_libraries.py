@@ -119,7 +119,7 @@ def test_mmdet_detector(tmp_path):
     theirs = shuffled(theirs)
     checkpoint = dict(state_dict=theirs.state_dict(), meta=dict(epoch=1), optimizer=dict())
     torch.save(checkpoint, tmp_path / 'detector.pth')
-    with pytest.raises(WeightsError, match=r'\d+ tensors have no place.*neck\.'):
+    with pytest.raises(WeightsError, match=r'\d+ tensors belong to no layer.*neck\.'):
         read(tmp_path / 'detector.pth')
     norm = dict(cfg.backbone.norm_cfg)
     compare_maps(theirs.backbone, tmp_path / 'detector.pth', 1.0, (4, 7), norm_cfg=norm, only=['backbone'])

@@ -156,5 +156,6 @@ def test_training_on_voc_starts_from_the_coco_detector(real_data, cache, tmp_pat
     bare = tmp_path / 'bare.pth'
     torch.save(dict(state_dict=torch.load(obtain('ssdlite-coco'))['state_dict']), bare)
     pairs = [f'{key}={bare if key == "load_from" else value}' for key, value in options.items()]
+    command[-1] = tmp_path / 'bare'
     done = subprocess.run([*command, '--cfg-options', *pairs], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2 and 'of the wrong shape' in done.stderr and 'Traceback' not in done.stderr

@@ -60,4 +60,4 @@ def test_describe_refuses_a_wrong_option(monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', line)
     monkeypatch.chdir(ROOT)
     assert runpy.run_path('tools/describe.py')['main']() == 2
-    assert re.match('error: .*output_stride=6', capsys.readouterr().err)
+    assert re.search('^error: .*output_stride=6', capsys.readouterr().err, re.M)

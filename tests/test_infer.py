@@ -101,7 +101,7 @@ def test_results_replace_neither_sources_nor_each_other(tmp_path, monkeypatch):
     sources = find_sources([str(tmp_path), str(tmp_path / 'sub')], tmp_path / 'out')
     assert len({source.name for source in sources}) == len(sources) == 5
     for out in (tmp_path / 'sub', tmp_path / 'sub/../sub'):
-        with pytest.raises(UserError, match='b.jpg would be overwritten by results; name another folder'):
+        with pytest.raises(UserError, match='b.jpg could be overwritten by results; name another folder'):
             find_sources([str(tmp_path / 'sub')], out)
     assert find_sources([str(tmp_path)], tmp_path)  # a.jpg and a.png: results are called a.jpg.jpg and so on
 

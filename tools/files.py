@@ -37,7 +37,7 @@ def find_sources(whats: Sequence[str], out: Path) -> list[Source]:
     """The images and videos that files, folders (searched recursively) and :mod:`glob` patterns stand for.
 
     Raises:
-        UserError: One of them stands for nothing, or results in the folder ``out`` would replace a source.
+        UserError: One of them stands for nothing, or a result in the folder ``out`` could replace a source.
     """
     bases, found = [], {}
     for what in whats:
@@ -59,7 +59,7 @@ def find_sources(whats: Sequence[str], out: Path) -> list[Source]:
     sources = [Source(path, name.with_suffix('') if unique else name) for path, name in names.items()]
     for source, suffix in product(sources, RESULTS):
         if os.path.abspath(target := f'{out / source.name}{suffix}') in found:
-            raise UserError(f'--out-dir {out}: {target} would be overwritten by results; name another folder')
+            raise UserError(f'--out-dir {out}: {target} could be overwritten by results; name another folder')
     return sources
 
 

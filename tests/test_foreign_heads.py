@@ -67,9 +67,15 @@ def assert_equal(one: Any, other: Any) -> None:
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * float(a.abs().max()))
 
 
-@pytest.mark.parametrize('name', DENSE)
-def test_dense_detectors(name):
-    one, other = both_formats('mmdet', f'{name}_coco')
+@pytest.mark.parametrize(
+    'scope, name',
+    [
+        *(('mmdet', f'{name}_coco') for name in DENSE),
+        *(('mmseg', f'{name}_cityscapes-512x1024') for name in SEGMENTERS),
+    ],
+)
+def test_dense_detectors_and_segmenters(scope, name):
+    one, other = both_formats(scope, name)
     x = torch.rand(2, 3, 128, 160)
     with torch.no_grad():
         assert_equal(one(x, mode='tensor'), other(x, mode='tensor'))
@@ -88,11 +94,3 @@ def test_features_of_regions(name):
         found.append([layer(y, rois) for layer, y in zip(extract.roi_layers, maps)])  # as without a neck
         found[-1] += [extract(model.extract_feat(x)[: extract.num_inputs], rois)]
     assert_equal(*found)
-
-
-@pytest.mark.parametrize('name', SEGMENTERS)
-def test_segmenters(name):
-    one, other = both_formats('mmseg', f'{name}_cityscapes-512x1024')
-    x = torch.rand(1, 3, 128, 160)
-    with torch.no_grad():
-        assert_equal(one(x, mode='tensor'), other(x, mode='tensor'))

@@ -42,9 +42,8 @@ def find_sources(whats: Sequence[str], out: Path) -> list[Source]:
     bases, found = [], {}
     for what in whats:
         root = Path(what)
-        if root.is_file():
-            what = glob.escape(what)
-        paths = sorted(root.rglob('*')) if root.is_dir() else sorted(map(Path, glob.glob(what, recursive=True)))
+        pattern = glob.escape(what) if root.is_file() else what  # a name may have brackets
+        paths = sorted(root.rglob('*')) if root.is_dir() else sorted(map(Path, glob.glob(pattern, recursive=True)))
         bases += [root] if root.is_dir() else [path.parent for path in paths]
         known = {os.path.abspath(p): p for p in paths if p.suffix.lower() in IMAGES + VIDEOS and p.is_file()}
         if not known:

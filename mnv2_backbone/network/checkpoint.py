@@ -78,14 +78,13 @@ def read_checkpoint(filename: str | os.PathLike[str], map_location: Any = 'cpu',
     if not path.is_file():
         raise CheckpointError(f'checkpoint {filename} does not exist')
     try:
-        if zipfile.is_zipfile(path):
+        zipped = zipfile.is_zipfile(path)
+        if zipped:
             with zipfile.ZipFile(path) as archive:
                 if damaged := archive.testzip():  # torch.load does not compare checksums
                     raise ValueError(f'wrong checksum of {damaged}')
         with mmengine_types():
-            checkpoint = torch.load(
-                path, map_location=map_location, weights_only=True, mmap=mmap and zipfile.is_zipfile(path)
-            )
+            checkpoint = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap and zipped)
     except UnpicklingError as error:
         found = re.search(r'GLOBAL (\S+)', str(error))
         if found is None:

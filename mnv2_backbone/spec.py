@@ -17,6 +17,8 @@ OutIndex: TypeAlias = int | str
 ActCfg: TypeAlias = str | Mapping[str, Any] | None
 Parts: TypeAlias = tuple[tuple[int, int], ...]
 
+#: Options of the backbone that are no part of its plan.
+_BESIDES = ('type', 'frozen_stages', 'norm_eval', 'with_cp', 'channels_last', 'conv_cfg', 'norm_cfg', 'act_cfg', 'init_cfg')
 #: Which padding a convolution gets: TensorFlow's SAME, or the same amount on both sides.
 PADDINGS = ('same', 'explicit')
 
@@ -223,6 +225,7 @@ def make_plan(
     finegrain: bool = False,
     divisible_by: int = 8,
     min_depth: int = 8,
+    in_channels: int = 3,
 ) -> Plan:
     """Turns a layer table into the plan of a network.
 
@@ -239,6 +242,7 @@ def make_plan(
             ``finegrain_classification_mode``).
         divisible_by: Channels are rounded to a multiple of this.
         min_depth: Channels are never fewer than this.
+        in_channels: Channels of the images.
 
     Returns:
         The plan; layers after the last end point asked for are left out, and a bottleneck that is asked only for an
@@ -256,6 +260,8 @@ def make_plan(
     for name, value in (('widen_factor', widen_factor), ('divisible_by', divisible_by), ('min_depth', min_depth)):
         if not value > 0:
             raise ValueError(f'{name}={value!r}: allowed are numbers above 0')
+    if not isinstance(in_channels, int) or in_channels < 1:
+        raise ValueError(f'in_channels={in_channels!r}: allowed are integers from 1')
     if padding not in PADDINGS:
         raise ValueError(f'padding={padding!r}: allowed are {" and ".join(map(repr, PADDINGS))}')
     reached = sorted(set(accumulate((row.stride for row in rows), mul, initial=1)))
@@ -264,7 +270,7 @@ def make_plan(
     if finegrain and widen_factor < 1:
         rows = (*rows[:-1], replace(rows[-1], out=rows[-1].out / widen_factor))  # type: ignore[arg-type]
 
-    layers = tuple(_lay_out(rows, widen_factor, output_stride, divisible_by, min_depth))
+    layers = tuple(_lay_out(rows, in_channels, widen_factor, output_stride, divisible_by, min_depth))
     points = {point.name: point for layer in layers for point in _end_points(layer)}
     outputs = tuple(points[name] for name in _names(out_indices, layers, points))
     return Plan(_cut(layers, outputs), outputs, padding, num_stages=layers[-1].stage)
@@ -274,19 +280,19 @@ def feature_info(**options: Any) -> tuple[EndPoint, ...]:
     """Name, channels and stride of each of ``out_indices``, before anything is built.
 
     Args:
-        **options: As for :func:`make_plan`.
+        **options: As for :func:`make_plan`; those of :class:`mnv2_backbone.MobileNetV2` that change neither are ignored.
 
     Examples:
         >>> [point.channels for point in feature_info(widen_factor=0.5, out_indices=(2, 4))]
         [16, 48]
     """
-    return make_plan(**options).outputs
+    return make_plan(**{name: value for name, value in options.items() if name not in _BESIDES}).outputs
 
 
 def _lay_out(
-    rows: Sequence[Row], widen: float, output_stride: int | None, divisible_by: int, min_depth: int
+    rows: Sequence[Row], channels: int, widen: float, output_stride: int | None, divisible_by: int, min_depth: int
 ) -> Iterator[Layer]:
-    channels, current_stride, rate, stage = 3, 1, 1, 0
+    current_stride, rate, stage = 1, 1, 0
     for number, row in enumerate(rows, start=1):
         before = rows[number - 2] if number > 1 else None
         if before and (number == 2 or row.stride > 1 or (row.op, row.out) != (before.op, before.out)):

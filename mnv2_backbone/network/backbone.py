@@ -1,6 +1,9 @@
 """MobileNetV2 as a backbone for MMDetection, MMSegmentation and MMPretrain."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
 
 import torch
 from mmengine.model import BaseModule
@@ -11,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..registry import MODELS
 from ..spec import V2_DEF, OutIndex, Spec, make_plan
-from .fit import load_backbone
+from .fit import check_meta, load_backbone
 from .layers import Cfg, InitCfg, as_init_cfg, build_layer
 
 #: slim's batch norm: decay 0.997, which is torch's momentum 0.003, and epsilon 0.001.
@@ -25,6 +28,15 @@ SLIM_INIT = (
     dict(type='TruncNormal', layer='Conv2d', std=0.09, a=-0.18, b=0.18),
     dict(type='Constant', layer=['_BatchNorm', 'GroupNorm'], val=1.0),
 )
+
+#: Options of other libraries' MobileNetV2, and what does here what they do there.
+_ELSEWHERE = {
+    'strides': 'output_stride=8, 16 or 32',
+    'dilations': 'output_stride=8, 16 or 32',
+    'pretrained': "init_cfg=dict(type='Pretrained', checkpoint='mnv2://imagenet-1.0')",
+    'out_feature': 'out_indices',
+    'width_mult': 'widen_factor',
+}
 
 
 @MODELS.register_module()
@@ -43,6 +55,8 @@ class MobileNetV2(BaseModule):
         divisible_by: Channels are rounded to a multiple of this.
         min_depth: Channels are never fewer than this.
         spec: The layer table, :data:`mnv2_backbone.V2_DEF` or your own.
+        in_channels: Channels of the images. Pretrained weights for three are adapted to other numbers: repeated in
+            turn and scaled so that the sum stays, or summed up for one channel.
         frozen_stages: -1 for none; k freezes the first layer and the first k stages, their norms' running statistics
             included. 8 is the whole network, with the last convolution.
         norm_eval: Keeps all batch norms in evaluation mode while training.
@@ -50,10 +64,11 @@ class MobileNetV2(BaseModule):
         channels_last: Computes in the channels-last memory format, which is up to twice as fast on CPUs and on GPUs
             with tensor cores; the values are the same up to rounding.
         conv_cfg, norm_cfg, act_cfg: As in mmcv. Defaults: Conv2d, slim's batch norm, ReLU6.
-        init_cfg: As in mmengine; slim's initialization by default.
+        init_cfg: As in mmengine, ``prefix`` included; slim's initialization by default.
 
     Raises:
         ValueError: An option has a value that cannot be built; the message names what is allowed.
+        TypeError: There is no such option; for those of other libraries the message says what to write instead.
 
     Examples:
         >>> import torch
@@ -72,6 +87,7 @@ class MobileNetV2(BaseModule):
         divisible_by: int = 8,
         min_depth: int = 8,
         spec: Spec = V2_DEF,
+        in_channels: int = 3,
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
@@ -80,7 +96,11 @@ class MobileNetV2(BaseModule):
         norm_cfg: Cfg | None = SLIM_NORM,
         act_cfg: Cfg | None = dict(type='mnv2_backbone.ReLU6'),  # noqa: B006 - read only, mm's idiom
         init_cfg: InitCfg = SLIM_INIT,
+        **unknown: Any,
     ) -> None:
+        for name in unknown:
+            hint = f'; write {_ELSEWHERE[name]}' if name in _ELSEWHERE else ''
+            raise TypeError(f'MobileNetV2 has no option {name!r}{hint}')
         super().__init__(as_init_cfg(init_cfg))
         self.plan = make_plan(
             spec,
@@ -91,6 +111,7 @@ class MobileNetV2(BaseModule):
             finegrain=finegrain,
             divisible_by=divisible_by,
             min_depth=min_depth,
+            in_channels=in_channels,
         )
         if frozen_stages not in range(-1, self.plan.num_stages + 1):
             raise ValueError(f'frozen_stages={frozen_stages!r}: allowed are -1 (none) to {self.plan.num_stages} (all)')
@@ -114,7 +135,7 @@ class MobileNetV2(BaseModule):
         return tuple(point.channels for point in self.plan.outputs)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Computes the end points asked for, from images (N, 3, H, W); Google's weights expect values from -1 to 1.
+        """Computes the end points asked for, from images (N, in_channels, H, W); Google's weights expect values from -1 to 1.
 
         Returns:
             One (N, C, ceil(H / stride), ceil(W / stride)) for each of ``out_indices``, in their order.
@@ -128,7 +149,8 @@ class MobileNetV2(BaseModule):
             if layer.op == 'conv':
                 steps = {'output': block(x)}
             elif self.with_cp and x.requires_grad:
-                steps = checkpoint(block, x, use_reentrant=False)
+                contexts = partial(_contexts_of_checkpointing, block)
+                steps = checkpoint(block, x, use_reentrant=False, context_fn=contexts)
             else:
                 steps = block(x)
             kept |= {(layer.name, step): y for step, y in steps.items() if (layer.name, step) in wanted}
@@ -146,7 +168,9 @@ class MobileNetV2(BaseModule):
             super().init_weights()
         elif not self._initialized:
             checkpoint = _load_checkpoint(self.init_cfg['checkpoint'], map_location='cpu')
-            load_backbone(self, checkpoint.get('state_dict', checkpoint))
+            check_meta(self, checkpoint.get('meta'))
+            state, prefix = checkpoint.get('state_dict', checkpoint), self.init_cfg.get('prefix')
+            load_backbone(self, state, prefix=prefix and f'{prefix.rstrip(".")}.')
             self._initialized = self.is_init = True
 
     def train(self, mode: bool = True) -> 'MobileNetV2':
@@ -163,3 +187,21 @@ class MobileNetV2(BaseModule):
 
     def _frozen_blocks(self) -> list[nn.Module]:
         return [getattr(self, layer.name) for layer in self.plan.layers if layer.stage <= self.frozen_stages]
+
+
+def _contexts_of_checkpointing(block: nn.Module) -> tuple[Any, Any]:
+    """For the forward pass and for its repetition, in which norms must not update their statistics once more."""
+
+    @contextmanager
+    def repetition() -> Iterator[None]:
+        norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+        kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+        for norm in norms:
+            norm.momentum, norm.num_batches_tracked = 0.0, None
+        try:
+            yield
+        finally:
+            for norm, (momentum, count) in zip(norms, kept):
+                norm.momentum, norm.num_batches_tracked = momentum, count
+
+    return nullcontext(), repetition()

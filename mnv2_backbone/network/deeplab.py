@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import UserError, listing
 from ..registry import MODELS
-from .layers import Cfg, ConvNormAct, InitCfg, as_init_cfg
+from .layers import Cfg, ConvNormAct, InitCfg, as_init_cfg, at_least_0
 
 #: Batch norm of the head: DeepLab's epsilon, over all processes. DeepLab's decay of 0.9997 (momentum 0.0003) needs
 #: thousands of iterations to settle, so this is the backbone's.
@@ -233,8 +233,15 @@ class LRASPP(LiteHead):
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Maps (N, C, h, w) to logits (N, num_classes, h, w) at the size of the finer map."""
         low, x = self._transform_inputs(inputs)
-        window = [min(size, length) for size, length in zip(self.pool_size, x.shape[2:])]
-        gate = self.gate(F.avg_pool2d(x, window, self.pool_stride))
+        # A window that leaves the map takes the mean of what is inside: in one way for all sizes, so that it can be exported.
+        (height, width), (down, right) = self.pool_size, self.pool_stride
+        sums, counts = (
+            F.avg_pool2d(F.pad(y, (0, width - 1, 0, height - 1)), self.pool_size, self.pool_stride)[
+                :, :, : at_least_0(x.shape[2] - height) // down + 1, : at_least_0(x.shape[3] - width) // right + 1
+            ]
+            for y in (x, torch.ones_like(x[:1, :1]))
+        )
+        gate = self.gate(sums / counts)
         y = self.aspp0(x) * self._resize(gate, x.shape[2:])
         return self.cls_seg(self._resize(y, low.shape[2:])) + self.skip_seg(low)
 

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import WeightsError, listing
 from ..spec import STEP_MODULES, Plan, make_plan
@@ -110,14 +111,39 @@ def load_into(module: nn.Module, state_dict: Mapping[str, Tensor], *, prefix: st
                 own[key].copy_(value)
 
 
-def load_backbone(backbone: nn.Module, state_dict: Mapping[str, Tensor], *, prefix: str = 'backbone.') -> None:
-    """Loads weights, of a backbone alone (without ``prefix``) or of a larger network, into a :class:`MobileNetV2`.
+def load_backbone(backbone: nn.Module, state_dict: Mapping[str, Tensor], *, prefix: str | None = None) -> None:
+    """Loads weights, of a backbone alone or of a larger network, into a :class:`MobileNetV2`.
 
-    The network may end before the weights do. Errors as for :func:`check_fit`.
+    The network may end before the weights do, and images may have other than their three channels. ``prefix`` is what
+    the keys of the backbone begin with, by default ``'backbone.'`` if some do. Errors as for :func:`check_fit`.
     """
-    prefix = prefix if any(key.startswith(prefix) for key in state_dict) else ''
-    beyond = beyond_the_last(cast(Plan, backbone.plan), _own_keys(state_dict, prefix))
+    if prefix is None:
+        prefix = 'backbone.' if any(key.startswith('backbone.') for key in state_dict) else ''
+    plan = cast(Plan, backbone.plan)
+    beyond = beyond_the_last(plan, _own_keys(state_dict, prefix))
+    first, channels = f'{prefix}{plan.layers[0].name}.conv.weight', plan.layers[0].in_channels
+    if first in state_dict and state_dict[first].shape[1] == 3 != channels:
+        weight = state_dict[first]
+        repeated = weight[:, [i % 3 for i in range(channels)]] * (3 / channels)
+        state_dict = {**state_dict, first: weight.sum(1, keepdim=True) if channels == 1 else repeated}
     load_into(backbone, state_dict, prefix=prefix, allow_left_over=beyond)
+
+
+def check_meta(backbone: nn.Module, meta: Mapping[str, Any] | None) -> None:
+    """Raises :class:`WeightsError` if a converted file's ``meta`` says that its weights are for another padding or
+    epsilon than the backbone's, which no shape shows."""
+    meant = (meta or {}).get('backbone')
+    norms = [module for module in backbone.modules() if isinstance(module, _BatchNorm)]
+    if meant is None or not norms:
+        return
+    own = dict(padding=cast(Plan, backbone.plan).padding, eps=norms[0].eps)
+    theirs = dict(padding=meant.get('padding', 'same'), eps=(meant.get('norm_cfg') or {}).get('eps', 1e-3))
+    if own != theirs:
+        options = ', '.join(f'{name}={value!r}' for name, value in meant.items())
+        raise WeightsError(
+            f'the weights of {(meta or {}).get("source", "the file")} are for {theirs}, the backbone has {own}: build '
+            f'it with {options or "its default padding and norm_cfg"}'
+        )
 
 
 def beyond_the_last(plan: Plan, keys: Iterable[str]) -> list[str]:

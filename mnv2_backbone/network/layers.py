@@ -21,6 +21,11 @@ def as_init_cfg(init_cfg: InitCfg) -> Cfg | list[Cfg] | None:
     return init_cfg if init_cfg is None or isinstance(init_cfg, dict) else list(init_cfg)
 
 
+def at_least_0(number: int) -> int:
+    """``max(number, 0)`` in arithmetic, which tracers and exporters follow for every size."""
+    return (number + abs(number)) // 2
+
+
 class SamePadding(nn.Module):
     """Pads for a convolution as TensorFlow's SAME: output size ceil(size / stride), the odd pixel at the end."""
 
@@ -30,14 +35,21 @@ class SamePadding(nn.Module):
 
     def sides(self, size: int) -> tuple[int, int]:
         """Pixels before and after one side of a map; ``size`` may be symbolic, as in an exported graph."""
-        total = (-(-size // self.stride) - 1) * self.stride + (self.kernel - 1) * self.rate + 1 - size
-        total = max(total, 0)
+        reach = (self.kernel - 1) * self.rate + 1
+        total = ((size + self.stride - 1) // self.stride - 1) * self.stride + reach - size
+        if reach < self.stride:
+            total = at_least_0(total)
         return total // 2, total - total // 2
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H + p, W + q)."""
-        height, width = x.shape[2:]
-        return F.pad(x, [*self.sides(width), *self.sides(height)])
+        return pad_same(x, self)
+
+
+@torch.fx.wrap
+def pad_same(x: Tensor, padding: SamePadding) -> Tensor:
+    """Pads by ``padding.sides``; one step to ``torch.fx``, which does not trace sizes."""
+    return F.pad(x, [*padding.sides(x.shape[3]), *padding.sides(x.shape[2])])
 
 
 class ConvNormAct(ConvModule):
@@ -89,7 +101,7 @@ class ConvNormAct(ConvModule):
     def forward(self, x: Tensor, activate: bool = True, norm: bool = True) -> Tensor:
         """(N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride))."""
         x = self.pad(x)
-        if self.trains_in_float32 and self.training and x.device.type == 'cpu' and torch.is_autocast_enabled('cpu'):
+        if self.trains_in_float32 and self.training and torch.is_autocast_enabled('cpu') and x.device.type == 'cpu':
             with torch.autocast('cpu', enabled=False):
                 return super().forward(x.float(), activate, norm)
         return super().forward(x, activate, norm)
@@ -187,10 +199,14 @@ class ReLU6(nn.ReLU6):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape to the same shape."""
-        records = self.inplace and self.training and torch.is_grad_enabled() and x.requires_grad
-        if records and not torch.compiler.is_compiling():
-            return _ClampInPlace.apply(x)
-        return super().forward(x)
+        return _relu6(x, self.inplace, self.inplace and self.training)
+
+
+@torch.fx.wrap
+def _relu6(x: Tensor, inplace: bool, records: bool) -> Tensor:
+    if records and torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_compiling():
+        return _ClampInPlace.apply(x)
+    return F.relu6(x, inplace)
 
 
 @MODELS.register_module()

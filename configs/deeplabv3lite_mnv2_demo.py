@@ -35,11 +35,8 @@ train_dataloader = dict(
         ]
     )
 )
-val_dataloader = dict(
-    dataset=dict(
-        pipeline=[dict(type='LoadImageFromFile'), resize, dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
-    )
-)
+test_pipeline = [dict(type='LoadImageFromFile'), resize, dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 param_scheduler = _base_.param_scheduler  # noqa: F821 - mmengine provides it

@@ -28,17 +28,14 @@ train_dataloader = dict(
         ]
     ),
 )
-val_dataloader = dict(
-    dataset=dict(
-        pipeline=[
-            dict(type='LoadImageFromFile'),
-            dict(type='Resize', scale=input_size, keep_ratio=False),
-            # Loaded after Resize: evaluated at the original size.
-            dict(type='LoadAnnotations'),
-            dict(type='PackSegInputs'),
-        ]
-    )
-)
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=input_size, keep_ratio=False),
+    # Loaded after Resize: evaluated at the original size.
+    dict(type='LoadAnnotations'),
+    dict(type='PackSegInputs'),
+]
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 optim_wrapper = dict(
     _delete_=True, type='mnv2_backbone.BFloat16OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01)

@@ -57,13 +57,24 @@ def test_files_put_by_hand_are_verified_and_converted(real_data, cache, name):
     assert torch.equal(net.layer_5.expand.conv.weight, weight)
 
 
-def test_a_damaged_file_is_refused(real_data, cache):
+def test_a_damaged_source_is_named_and_fetched_again(real_data, cache, capfd):
     folder = place(real_data, cache, 'ssdlite-coco')
     shard = folder / 'group1-shard2of5'
     shard.write_bytes(shard.read_bytes()[:-1])
-    with pytest.raises(WeightsError, match='group1-shard2of5 has sha256 .* expected 74cc6cfc'):
+    with pytest.raises(WeightsError, match='could not be fetched'):  # to replace it
         obtain('ssdlite-coco')
+    assert re.search('group1-shard2of5 has sha256 .* expected 74cc6cfc', capfd.readouterr().err)
     assert not list(cache.glob('*.pth'))
+
+
+def test_a_damaged_checkpoint_in_the_cache_is_replaced(real_data, cache):
+    place(real_data, cache, 'imagenet-1.0')
+    path = obtain('imagenet-1.0')
+    good = torch.load(path)['state_dict']
+    for harm in (lambda x: x[: len(x) // 2], lambda x: x[:200_000] + bytes(4000) + x[204_000:]):
+        path.write_bytes(harm(path.read_bytes()))
+        again = torch.load(obtain('imagenet-1.0'))['state_dict']
+        assert all(torch.equal(again[key], value) for key, value in good.items())
 
 
 def test_a_full_disk_leaves_nothing(real_data, cache):
@@ -127,7 +138,16 @@ def test_classes_of_the_same_name_keep_their_weights():
     seg = {'decode_head.conv_seg.bias': torch.arange(4.0)}
     done = fit_classes(seg, {'decode_head.conv_seg.bias': -torch.ones(3)}, old, new)
     assert done.state_dict['decode_head.conv_seg.bias'].tolist() == [2, -1, 1]
-    assert len(fit_classes({}, {}, CocoDataset.METAINFO['classes'], VOCDataset.METAINFO['classes']).kept) == 20
+    # an auxiliary head, and LRASPP's second predictor, as well
+    keys = ('decode_head.skip_seg.bias', 'auxiliary_head.conv_seg.bias', 'auxiliary_head.1.conv_seg.bias')
+    seg |= {key: torch.arange(4.0) for key in keys}
+    done = fit_classes(seg, {key: -torch.ones(3) for key in seg}, old, new)
+    assert all(value.tolist() == [2, -1, 1] for value in done.state_dict.values())
+    with pytest.raises(WeightsError, match='cannot be transferred'):
+        fit_classes({'bbox_head.fc.bias': torch.zeros(4)}, {'bbox_head.fc.bias': torch.zeros(3)}, old, new)
+    seg = {'decode_head.conv_seg.bias': torch.zeros(80)}
+    own = {'decode_head.conv_seg.bias': torch.zeros(20)}
+    assert len(fit_classes(seg, own, CocoDataset.METAINFO['classes'], VOCDataset.METAINFO['classes']).kept) == 20
 
 
 def test_training_on_voc_starts_from_the_coco_detector(real_data, cache, tmp_path):

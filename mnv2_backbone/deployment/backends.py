@@ -5,6 +5,7 @@ The table can be read, and the metadata of a file, without importing PyTorch or 
 
 import io
 import json
+import re
 import zipfile
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -260,6 +261,7 @@ def explain(path: Path, backend: Backend, step: Callable[[], Any]) -> Any:
     except UserError:
         raise
     except Exception as error:  # each runtime has exceptions of its own
-        lines = [line for line in str(error).splitlines() if line.strip()]
+        # OpenVINO's begin with the places in its sources
+        lines = [x for x in str(error).splitlines() if x.strip() and not re.match(r'Exception from|Check .* failed at', x)]
         reason = lines[0] if lines else type(error).__name__
         raise UserError(f'{path} cannot be loaded by {backend.name}: {reason}') from error

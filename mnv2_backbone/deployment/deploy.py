@@ -19,7 +19,7 @@ from ..network.backbone import MobileNetV2
 from .backends import Backend, Run, choose_engine
 from .folding import fold_norms, settle_padding
 from .graph import traced
-from .network import Detector, Segmenter, in_bfloat16
+from .network import Detector, Segmenter, check_deployable, in_bfloat16
 from .predictor import Predictor
 from .recipe import Manifest, Recipe, Size
 
@@ -164,7 +164,9 @@ def deploy(
     if isinstance(model, MobileNetV2):
         if size is None:
             raise ValueError('size: a bare backbone needs the (height, width) to optimize for')
-        return OneSize(fold_norms(model), torch.zeros(1, 3, *size), backend, precision)
+        channels = model.plan.layers[0].in_channels
+        return OneSize(fold_norms(model), torch.zeros(1, channels, *size), backend, precision)
+    check_deployable(model)
     cfg = cfg or getattr(model, 'cfg', None)
     if cfg is None:
         raise ValueError('cfg: the model has no cfg of its own, pass the config it was built from')

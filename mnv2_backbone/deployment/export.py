@@ -83,7 +83,10 @@ def export(cfg: 'Config', weights: str, options: ExportOptions, out: Path) -> 'M
             drafts.enter_context(whole_file(out.with_suffix(backend.companion)))
         model, meta = load_trained(cfg, weights)
         manifest = Manifest(_recipe(cfg, options, meta), options.precision, options.nms)
-        network, whole = _whole(model, manifest)
+        try:
+            network, whole = _whole(model, manifest)
+        except ValueError as error:
+            raise UserError(str(error)) from error
         if backend.name == 'inductor' and options.precision == 'bf16':
             in_bfloat16(network)
         try:

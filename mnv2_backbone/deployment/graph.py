@@ -125,6 +125,10 @@ class WholeDetector(nn.Module):
         settle_padding(detector, torch.zeros(1, *detector.size, 3))
         self.detector, self.sampling, self.nms = detector, recipe.sampling, nms
         self.test_cfg: Mapping[str, Any] = recipe.test_cfg
+        options = dict(type='nms', iou_threshold=0, class_agnostic=False, split_thr=0)
+        for name, value in (recipe.test_cfg['nms'] if nms else {}).items():
+            if name not in options or (name == 'type' and value != 'nms'):
+                raise ValueError(f'--nms: a file cannot have test_cfg.nms.{name}={value!r} inside; leave --nms out')
         self.outputs = ('boxes', 'scores', 'labels') if nms else ('boxes', 'scores')
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -152,8 +156,12 @@ class WholeDetector(nn.Module):
         at = (order // classes)[:, :, None].expand(-1, -1, 4)
         anchors = self.detector.anchors.expand(codes.shape[0], -1, -1)
         boxes = self.detector.decode(anchors.gather(1, at), codes.gather(1, at))
-        # Boxes of different classes are moved apart, so that they do not suppress each other.
-        apart = boxes + (labels * (max(height, width) + 1)).to(boxes)[:, :, None]
+        if (smallest := self.test_cfg.get('min_bbox_size', -1)) >= 0:
+            sides = (boxes[..., 2:] - boxes[..., :2]) * scale[2:]
+            scores = torch.where((sides > smallest).all(-1), scores, 0.0)
+        apart = boxes
+        if not self.test_cfg['nms'].get('class_agnostic'):  # boxes of different classes do not suppress each other
+            apart = boxes + (labels * (max(height, width) + 1)).to(boxes)[:, :, None]
         keeps = nms_keeps(apart, scores, self.test_cfg['nms']['iou_threshold'])
         scores = torch.where(keeps & (scores > self.test_cfg['score_thr']), scores, 0.0)
         scores, order = scores.topk(min(self.test_cfg['max_per_img'], scores.shape[1]), dim=1)

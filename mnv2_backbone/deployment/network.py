@@ -13,7 +13,7 @@ from mmengine.runner.checkpoint import _load_checkpoint
 from torch import Tensor, nn
 
 from ..network.backbone import MobileNetV2
-from ..network.fit import load_into
+from ..network.fit import check_meta, load_into
 from ..network.layers import SamePadding
 from .folding import fold_input, fold_norms
 from .recipe import Size, dataset_meta
@@ -32,8 +32,20 @@ def load_trained(cfg: Config, weights: str) -> tuple[BaseModel, dict[str, Any]]:
         model_cfg.backbone.init_cfg = None  # all weights come from the checkpoint
     model = MODELS.build(model_cfg)
     checkpoint = _load_checkpoint(weights, map_location='cpu')
+    check_meta(model.backbone, checkpoint.get('meta'))
     load_into(model, checkpoint.get('state_dict', checkpoint))
     return model.eval(), {**dataset_meta(cfg), **((checkpoint.get('meta') or {}).get('dataset_meta') or {})}
+
+
+def check_deployable(model: nn.Module) -> None:
+    """Raises ValueError for models that are more, or others, than what :class:`Detector` and :class:`Segmenter` run."""
+    head = getattr(model, 'bbox_head', None) or getattr(model, 'decode_head', None)
+    kinds = {base.__name__ for base in type(head).__mro__}
+    known = 'SSDLiteHead' in kinds or ('BaseDecodeHead' in kinds and not getattr(model, 'with_neck', False))
+    if not known or not isinstance(getattr(model, 'backbone', None), MobileNetV2):
+        raise ValueError(f'{type(model).__name__}: only MobileNetV2, SSDLite and DeepLab of this package can be deployed')
+    if (channels := model.backbone.plan.layers[0].in_channels) != 3:
+        raise ValueError(f'backbone.in_channels={channels}: only detectors and segmenters of 3 can be deployed')
 
 
 class MeanPadding(nn.Module):
@@ -102,6 +114,10 @@ class Detector(nn.Module):
 
     def __init__(self, model: BaseModel, size: Size) -> None:
         super().__init__()
+        check_deployable(model)
+        divisor = getattr(model.data_preprocessor, 'pad_size_divisor', 1)
+        if any(side % divisor for side in size):
+            raise ValueError(f'data_preprocessor.pad_size_divisor={divisor}: the input size {size} is no multiple of it')
         model = fold_norms(model)
         self.size = size
         self.body = ImageBackbone(model.backbone, model.data_preprocessor)
@@ -139,6 +155,7 @@ class Segmenter(nn.Module):
 
     def __init__(self, model: BaseModel, min_size: Size | None = None) -> None:
         super().__init__()
+        check_deployable(model)
         options = model.data_preprocessor.test_cfg or {}
         if model.test_cfg.get('mode', 'whole') != 'whole':
             raise ValueError(f"test_cfg.mode={model.test_cfg.mode!r}: only 'whole' can be deployed")
@@ -164,6 +181,8 @@ class Segmenter(nn.Module):
         logits = F.interpolate(logits.float(), full, mode='bilinear', align_corners=corners)[:, :, :height, :width]
         if original is not None:
             logits = F.interpolate(logits, tuple(original), mode='bilinear', align_corners=corners)
+        if logits.shape[1] == 1:
+            return (logits[:, 0].sigmoid() > self.head.threshold).to(torch.uint8)
         return logits.argmax(1).to(torch.uint8)
 
 

@@ -172,11 +172,17 @@ def suppress(boxes: Tensor, scores: Tensor, cfg: Mapping[str, Any]) -> InstanceD
     anchors, labels = (torch.from_numpy(x) for x in np.divmod(found_at, scores.shape[1]))
     values = scores[anchors, labels]
     limit = cfg.get('nms_pre', -1)
-    count = len(values) if limit < 0 else min(limit, len(values))
+    count = min(limit if limit > 0 else len(values), len(values))
+    if (smallest := cfg.get('min_bbox_size', -1)) >= 0:
+        order = values.topk(count).indices
+        sides = boxes[anchors[order], 2:] - boxes[anchors[order], :2]
+        order = order[(sides > smallest).all(1)]
+        values, anchors, labels, count = values[order], anchors[order], labels[order], len(order)
     if not count:
-        return InstanceData(bboxes=boxes[:0], scores=values, labels=labels)
+        return InstanceData(bboxes=boxes[:0], scores=values[:0], labels=labels[:0])
     wanted = cfg['max_per_img']
-    taken = min(count, 4 * wanted)
+    # others than the plain NMS change scores: they need all boxes
+    taken = min(count, 4 * wanted) if cfg['nms'].get('type', 'nms') == 'nms' else count
     while True:
         top, order = values.topk(taken)
         found, keep = batched_nms(boxes[anchors[order]], top, labels[order], dict(cfg['nms']))

@@ -13,22 +13,32 @@ from mmengine.registry import DATASETS
 from ..data.resize import tf_bilinear
 
 #: The ways of resizing, by the transform that does it.
-SAMPLINGS = {'Resize': 'opencv', 'mnv2_backbone.TFResize': 'tensorflow'}
+SAMPLINGS = {'Resize': 'opencv', 'TFResize': 'tensorflow'}
 Colour = tuple[int, int, int]
 Size = tuple[int, int]
-_IGNORED = ('LoadImageFromFile', 'mnv2_backbone.LoadImage', 'LoadAnnotations', 'PackDetInputs', 'PackSegInputs')
+#: Steps of a test pipeline that change no image, and what the options of any step may be.
+_IGNORED = ('LoadImageFromFile', 'LoadImageFromNDArray', 'LoadImage', 'LoadAnnotations', 'PackDetInputs', 'PackSegInputs')
+_ALLOWED = dict(keep_ratio=False, interpolation='bilinear', backend='cv2', color_type='color')
 
 
 def dataset_meta(cfg: Config) -> dict[str, Any]:
-    """Names and colours of the classes of a config's test data set: ``classes``, ``palette``."""
+    """Names and colours of the classes of a config's test data set, as it reads them: ``classes``, ``palette``."""
     dataset = cfg.test_dataloader.dataset
+    while inner := dataset.get('dataset') or (dataset.get('datasets') or [None])[0]:
+        dataset = inner
     with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
-        return {**registry.get(dataset.type).METAINFO, **(dataset.get('metainfo') or {})}
+        kind = registry.get(dataset.type)
+    own = dict(dataset.get('metainfo') or {})
+    meta: dict[str, Any] = kind._load_metainfo(own)  # which reads a file of names, too
+    known = dict(zip(kind.METAINFO.get('classes') or (), kind.METAINFO.get('palette') or ()))
+    if 'palette' not in own and known.keys() >= set(meta['classes']):
+        meta['palette'] = [known[name] for name in meta['classes']]
+    return meta
 
 
 def classes_and_palette(meta: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
-    """Names of the labels and their colours, black if there are none."""
-    colours = meta.get('palette') or [(0, 0, 0)] * len(meta['classes'])
+    """Names of the labels and their colours, MMSegmentation's random ones if there are none."""
+    colours = meta.get('palette') or np.random.RandomState(42).randint(0, 255, (len(meta['classes']), 3))
     return tuple(meta['classes']), tuple((int(r), int(g), int(b)) for r, g, b in colours)
 
 
@@ -57,9 +67,13 @@ class Recipe:
         """
         size, sampling = None, 'opencv'
         for step in cfg.test_dataloader.dataset.pipeline:
-            if step['type'] in SAMPLINGS and not step.get('keep_ratio', False) and 'scale' in step:
-                size, sampling = tuple(step['scale'])[::-1], SAMPLINGS[step['type']]
-            elif step['type'] not in _IGNORED:
+            name = step['type'].rpartition('.')[2]
+            usual = all(step.get(option, value) == value for option, value in _ALLOWED.items())
+            if name in SAMPLINGS and usual and 'scale' in step and size is None:
+                scale = step['scale']
+                size = (scale, scale) if isinstance(scale, int) else tuple(scale)[::-1]
+                sampling = SAMPLINGS[name]
+            elif name not in _IGNORED or not usual:
                 raise ValueError(
                     f'the test pipeline has {dict(step)}; a deployed model loads an image, resizes it to a fixed '
                     'size (Resize with scale and keep_ratio=False, TFResize) or not at all, and nothing else'

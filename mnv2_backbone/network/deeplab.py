@@ -271,6 +271,14 @@ class DeepLab(EncoderDecoder):
                     'leave it out to take that'
                 )
         super()._init_decode_head(head)
+        losses = self.decode_head.loss_decode
+        losses = losses if isinstance(losses, nn.ModuleList) else [losses]
+        if self.num_classes < 2 or (self.out_channels == 1 and not all(loss.use_sigmoid for loss in losses)):
+            raise ValueError(
+                f'decode_head.num_classes={self.num_classes}, out_channels={self.out_channels}: the background is a class '
+                'too, and softmax over one score is always 1; set num_classes=2, and out_channels=1 only with '
+                "loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=True)"
+            )
 
     def _init_auxiliary_head(self, auxiliary_head: Cfg | list[Cfg] | None) -> None:
         super()._init_auxiliary_head(auxiliary_head)

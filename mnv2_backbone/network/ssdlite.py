@@ -30,6 +30,8 @@ SSDLITE_INIT = (
     dict(type='Constant', layer=['_BatchNorm', 'GroupNorm'], val=1.0),
 )
 RELU6 = dict(type='mnv2_backbone.ReLU6')
+_TRAIN_OPTIONS = ('assigner', 'neg_pos_ratio', 'min_negatives', 'smoothl1_beta')
+_TEST_OPTIONS = ('score_thr', 'nms_pre', 'nms', 'max_per_img', 'min_bbox_size')
 
 
 @MODELS.register_module()
@@ -107,7 +109,8 @@ class SSDLiteHead(BaseDenseHead):
         test_cfg: ``score_thr``, ``nms_pre`` (-1: all), ``nms``, ``max_per_img``, ``min_bbox_size``.
 
     Raises:
-        ValueError: ``score_converter`` is unknown, or there are not as many maps as anchor levels.
+        ValueError: ``score_converter`` or an option of ``train_cfg`` or ``test_cfg`` is unknown, or there are not as many
+            maps as anchor levels.
     """
 
     def __init__(
@@ -128,6 +131,11 @@ class SSDLiteHead(BaseDenseHead):
         super().__init__(as_init_cfg(init_cfg))
         if score_converter not in ('softmax', 'sigmoid'):
             raise ValueError(f"score_converter={score_converter!r}: allowed are 'softmax' and 'sigmoid'")
+        for name, given, known in (('train_cfg', train_cfg, _TRAIN_OPTIONS), ('test_cfg', test_cfg, _TEST_OPTIONS)):
+            if unknown := [option for option in given or () if option not in known]:
+                raise ValueError(f'{name}.{unknown[0]}: no such option of SSDLite; allowed are {", ".join(known)}')
+        if test_cfg and test_cfg['max_per_img'] < 1:
+            raise ValueError(f'test_cfg.max_per_img={test_cfg["max_per_img"]}: allowed are integers from 1')
         self.num_classes = num_classes
         self.score_converter = score_converter
         self.prior_generator = MMDET_TASK_UTILS.build(anchor_generator)

@@ -42,6 +42,9 @@ def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
         if part not in cfg:
             raise UserError(f'{path} is not a complete config: it has no {part}')
     apply_options(cfg, options)
+    dataset = cfg.test_dataloader.dataset
+    if 'test_pipeline' in cfg and 'pipeline' in dataset:  # inferencers of MMSegmentation read it there
+        cfg.test_pipeline = copy.deepcopy(dataset.pipeline)
     return cfg
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import UserError, WeightsError, listing, whole_file
 from ..network.fit import check_complete, find_options
-from .detector import class_names, keep_coco_classes, num_classes
+from .detector import class_names, keep_coco_classes, num_classes, voc_classes
 from .formats import PARTS, Imported, recognize
 from .unfold import unfold
 
@@ -23,8 +23,8 @@ class Converted:
     ``meta`` has ``format``; ``source``, the file's name; ``backbone``, the options of
     :class:`mnv2_backbone.MobileNetV2` that the weights are for, other than its defaults, or None if no width of the
     standard table fits; ``folded``, whether the norms have made-up statistics (see
-    :mod:`mnv2_backbone.weights.unfold`); ``num_classes`` of a detector, and ``dataset_meta`` with its classes if they
-    are known.
+    :mod:`mnv2_backbone.weights.unfold`); ``num_classes`` of a detector; ``dataset_meta`` with the classes if they are
+    known.
     """
 
     state_dict: dict[str, Tensor]
@@ -82,6 +82,8 @@ def _finish(imported: Imported, format_name: str, source: str, only: Sequence[st
         if options is not None:
             check_complete(state, options)
         meta['backbone'] = None if options is None else {**options, **imported.options}
+    if len(state.get('decode_head.conv_seg.bias', ())) == 21:  # of TensorFlow's segmenters those of VOC alone are known
+        meta['dataset_meta'] = voc_classes()
     number = num_classes(state)
     if number is not None or classes == 'coco':
         if classes == 'coco':

@@ -58,6 +58,13 @@ def class_names(number: int) -> tuple[str, ...] | None:
     return tuple(UNUSED_COCO_IDS.get(i) or next(used) for i in range(1, 91))
 
 
+def voc_classes() -> dict[str, list]:
+    """Names and colours of the 21 classes of VOC's segmenters, in TensorFlow's and MMSegmentation's order."""
+    from mmseg.datasets import PascalVOCDataset  # a slow import that only a segmenter needs
+
+    return {name: list(PascalVOCDataset.METAINFO[name]) for name in ('classes', 'palette')}
+
+
 def keep_coco_classes(state: State) -> tuple[State, tuple[str, ...]]:
     """Reduces a detector of COCO's 90 ids to the 80 that are used; returns their names too, in MMDetection's order."""
     found = num_classes(state)

@@ -18,7 +18,7 @@ from .convert import read, save
 from .names import WEIGHTS, NamedWeights, Source
 
 #: Raise it when the result of an importer changes, so that the files are converted again.
-VERSION = 1
+VERSION = 2
 
 
 def cache_dir() -> Path:
@@ -38,12 +38,12 @@ def obtain(name: str) -> Path:
         raise WeightsError(f'mnv2://{name}: no such weights; there are {", ".join(WEIGHTS)}')
     weights, cache = WEIGHTS[name], cache_dir()
     checkpoint = cache / f'{name}-v{VERSION}.pth'
-    if checkpoint.is_file():
+    if _is_whole(checkpoint):
         return checkpoint
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / f'.{name}.lock'):  # one process fetches, the others of a group wait
-            if not checkpoint.is_file():
+            if not _is_whole(checkpoint):
                 files = _files(name, weights, cache)
                 first = files / next(iter(weights.source.sha256))
                 save(read(first, only=weights.only, classes=weights.classes), checkpoint)
@@ -52,14 +52,26 @@ def obtain(name: str) -> Path:
     return checkpoint
 
 
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether it is there and its checksums are right; a damaged file is replaced."""
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
 def _files(name: str, weights: NamedWeights, cache: Path) -> Path:
     """The folder with the verified files of a source, fetched if they are not there."""
     folder, draft = cache / 'sources' / name, cache / 'sources' / f'.{name}.part'
     checksums = weights.source.sha256
     if all((folder / file).is_file() for file in checksums):
-        for file, wanted in checksums.items():
-            _verify(folder / file, wanted)
-        return folder
+        try:
+            for file, wanted in checksums.items():
+                _verify(folder / file, wanted)
+            return folder
+        except WeightsError as error:
+            print(f'mnv2://{name}: {error}. It is fetched again', file=sys.stderr)
     shutil.rmtree(draft, ignore_errors=True)  # of a run that was killed
     draft.mkdir(parents=True)
     try:

@@ -7,9 +7,11 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 
-from ..network.fit import beyond_the_last, check_fit
+from ..errors import WeightsError, listing
+from ..network.backbone import MobileNetV2
+from ..network.fit import beyond_the_last, check_fit, check_meta
 from ..registry import HOOKS
-from .transfer import fit_classes
+from .transfer import fit_classes, plain
 
 
 @HOOKS.register_module()
@@ -17,9 +19,10 @@ class CheckedLoadHook(Hook):
     """Refuses checkpoints that fit only in part, and transfers classes that are known to another class list.
 
     mmengine loads what fits and logs the rest. With this hook, missing, left over and misshapen tensors end the run
-    before it starts; only layers of the backbone after the last one built are ignored. In training, if the checkpoint
-    knows its classes and the data set has others, classes of the same name keep their weights and the others start
-    fresh; a log line names them.
+    before it starts; only layers of the backbone after the last one built are ignored. If the checkpoint knows its
+    classes and the data set of the run has others, a training in which not all of the head starts fresh transfers them:
+    classes of the same name keep their weights and the others start fresh; a log line names them. A resumed training and
+    a test are refused.
 
     Args:
         fresh: Parts of the model (``'bbox_head'``) that start from their initialization whatever the checkpoint has.
@@ -44,11 +47,20 @@ class CheckedLoadHook(Hook):
             for key, value in (checkpoint['state_dict'] if nested else checkpoint).items()
             if key.removeprefix('module.').partition('.')[0] not in self.fresh
         }
-        old = (checkpoint.get('meta') or {}).get('dataset_meta', {}).get('classes') if nested else None
+        meta = checkpoint.get('meta') or {} if nested else {}
+        if isinstance(getattr(model, 'backbone', None), MobileNetV2):
+            check_meta(model.backbone, meta)
+        old = (meta.get('dataset_meta') or {}).get('classes')
         training = runner._train_loop is not None and not isinstance(runner._train_loop, dict)
-        metainfo = getattr(getattr(runner.train_dataloader, 'dataset', None), 'metainfo', None) if training else None
-        new = (metainfo or {}).get('classes')
-        if old and new and list(old) != list(new):
+        loader = runner.train_dataloader if training else runner.test_dataloader
+        new = (getattr(getattr(loader, 'dataset', None), 'metainfo', None) or {}).get('classes')
+        heads = [key for key in state if 'head' in key.partition('.')[0]]
+        if old and new and heads and list(map(plain, old)) != list(map(plain, new)):
+            if not training or runner._resume:
+                way = 'start from its weights with load_from instead of resume' if training else 'test on its own classes'
+                raise WeightsError(
+                    f'the checkpoint has the classes {listing(old, 5)}, the data set {listing(new, 5)}: {way}'
+                )
             transfer = fit_classes(state, model.state_dict(), old, new)
             state = transfer.state_dict
             runner.logger.info(

@@ -24,6 +24,12 @@ train_dataloader = dict(
         ],
     ),
 )
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=size, keep_ratio=True),
+    load_labels,  # at the image's own size
+    dict(type='PackSegInputs'),
+]
 val_dataloader = dict(
     batch_size=1,
     dataset=dict(
@@ -32,12 +38,7 @@ val_dataloader = dict(
         data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
         indices=None,  # an integer N: only the first N images
         test_mode=True,
-        pipeline=[
-            dict(type='LoadImageFromFile'),
-            dict(type='Resize', scale=size, keep_ratio=True),
-            load_labels,  # at the image's own size
-            dict(type='PackSegInputs'),
-        ],
+        pipeline=test_pipeline,
     ),
 )
 test_dataloader = val_dataloader

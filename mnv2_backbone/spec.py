@@ -18,7 +18,17 @@ ActCfg: TypeAlias = str | Mapping[str, Any] | None
 Parts: TypeAlias = tuple[tuple[int, int], ...]
 
 #: Options of the backbone that are no part of its plan.
-_BESIDES = ('type', 'frozen_stages', 'norm_eval', 'with_cp', 'channels_last', 'conv_cfg', 'norm_cfg', 'act_cfg', 'init_cfg')
+_BESIDES = (
+    'type',
+    'frozen_stages',
+    'norm_eval',
+    'with_cp',
+    'channels_last',
+    'conv_cfg',
+    'norm_cfg',
+    'act_cfg',
+    'init_cfg',
+)
 #: Which padding a convolution gets: TensorFlow's SAME, or the same amount on both sides.
 PADDINGS = ('same', 'explicit')
 
@@ -280,7 +290,7 @@ def feature_info(**options: Any) -> tuple[EndPoint, ...]:
     """Name, channels and stride of each of ``out_indices``, before anything is built.
 
     Args:
-        **options: As for :func:`make_plan`; those of :class:`mnv2_backbone.MobileNetV2` that change neither are ignored.
+        **options: As for :func:`make_plan`; others of :class:`mnv2_backbone.MobileNetV2` change nothing.
 
     Examples:
         >>> [point.channels for point in feature_info(widen_factor=0.5, out_indices=(2, 4))]

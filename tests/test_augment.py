@@ -245,7 +245,7 @@ def test_damaged_files_are_those_of_loadimage(folder: Path, part: float) -> None
     assert isinstance(skipping, LoadImage)  # what SkippedImagesHook looks for
     for _ in range(99):
         assert compose(sample(path, [(1, 1, 90, 90)])) is None
-    assert skipping.skipped_log.read_text() == f'{path}\n' * 99
+    assert [line.partition(': ')[0] for line in skipping.skipped_log.read_text().splitlines()] == [str(path)] * 99
     with pytest.raises(UnreadableImageError, match='100 images in a row'):
         compose(sample(path, [(1, 1, 90, 90)]))
 

@@ -291,6 +291,8 @@ class SSDAugment(LoadImage):
             if image is None:
                 return None
             size = image.shape[:2]
+        if not self._guard(path, self._compare, results, size):
+            return None
 
         colors = None if self.photometric is None else self.photometric._random_flags()
         view = self._draw_view(results, size)

@@ -30,6 +30,14 @@ class UnreadableImageError(UserError):
     """An image file that cannot be read or decoded; the message names it."""
 
 
+def wrong_size(image: object, found: Sequence[float], meant: Sequence[float]) -> str:
+    """The message for an image whose annotation is for another size; both are (height, width)."""
+    return (
+        f'{image} is {found[1]}x{found[0]} once decoded, as its EXIF orientation says if it has one; '
+        f'the annotation is for {meant[1]:g}x{meant[0]:g}'
+    )
+
+
 def _check_complete(data: bytes) -> None:
     """Raises if an image was cut off; OpenCV decodes it without an error, and fills the rest with grey."""
     for beginning, ending in _ENDINGS.items():
@@ -67,6 +75,13 @@ class LoadImage(LoadImageFromFile):
             raise ValueError('not an image that can be decoded')
         return image
 
+    def _compare(self, results: dict, size: tuple[int, ...]) -> bool:
+        """Raises if the annotation of an image is for another size than the decoded one's, (height, width)."""
+        meant = (results.get('height', size[0]), results.get('width', size[1]))
+        if meant != tuple(size):
+            raise ValueError(wrong_size('it', size, meant))
+        return True
+
     def _guard(self, path: str, step: Callable[..., _Result], *args: Any) -> _Result | None:
         """Does one step of reading a file; None for a damaged one with ``skip_corrupt``, an error without."""
         try:
@@ -88,7 +103,7 @@ class LoadImage(LoadImageFromFile):
         path = results['img_path']
         data = self._guard(path, self._open, path)
         image = None if data is None else self._guard(path, self._decode, data, self.color_type)
-        if image is None:
+        if image is None or not self._guard(path, self._compare, results, image.shape[:2]):
             return None
         self._in_a_row = 0
         results['img'] = image.astype(np.float32) if self.to_float32 else image
@@ -106,7 +121,7 @@ class LoadImage(LoadImageFromFile):
             # One short write in append mode does not mix with those of other workers.
             file = os.open(self.skipped_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             try:
-                os.write(file, f'{path}\n'.encode())
+                os.write(file, f'{path}: {" ".join(str(error).split())}\n'.encode(errors='backslashreplace'))
             finally:
                 os.close(file)
 
@@ -149,14 +164,14 @@ class SkippedImagesHook(Hook):
         for name in self._log.read_text().splitlines():
             if name not in self._seen:
                 self._seen.add(name)
-                runner.logger.warning(f'skipped an unreadable image: {name}')
+                runner.logger.warning(f'skipped an image: {name}')
 
     def after_train(self, runner: Runner) -> None:
         """Reports the number of skipped images."""
         self.after_train_iter(runner, 0)
         if self._seen:
             runner.logger.warning(
-                f'{len(self._seen)} unreadable image(s) were skipped in training; they are listed in {self._log}'
+                f'{len(self._seen)} image(s) were skipped in training; they are listed in {self._log}'
             )
 
 

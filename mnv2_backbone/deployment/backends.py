@@ -262,6 +262,8 @@ def explain(path: Path, backend: Backend, step: Callable[[], Any]) -> Any:
         raise
     except Exception as error:  # each runtime has exceptions of its own
         # OpenVINO's begin with the places in its sources
-        lines = [x for x in str(error).splitlines() if x.strip() and not re.match(r'Exception from|Check .* failed at', x)]
+        lines = [
+            x for x in str(error).splitlines() if x.strip() and not re.match(r'Exception from|Check .* failed at', x)
+        ]
         reason = lines[0] if lines else type(error).__name__
         raise UserError(f'{path} cannot be loaded by {backend.name}: {reason}') from error

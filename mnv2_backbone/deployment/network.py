@@ -43,8 +43,11 @@ def check_deployable(model: nn.Module) -> None:
     kinds = {base.__name__ for base in type(head).__mro__}
     known = 'SSDLiteHead' in kinds or ('BaseDecodeHead' in kinds and not getattr(model, 'with_neck', False))
     if not known or not isinstance(getattr(model, 'backbone', None), MobileNetV2):
-        raise ValueError(f'{type(model).__name__}: only MobileNetV2, SSDLite and DeepLab of this package can be deployed')
-    if (channels := model.backbone.plan.layers[0].in_channels) != 3:
+        raise ValueError(
+            f'{type(model).__name__}: only MobileNetV2, SSDLite and DeepLab of this package can be deployed'
+        )
+    backbone: Any = model.backbone
+    if (channels := backbone.plan.layers[0].in_channels) != 3:
         raise ValueError(f'backbone.in_channels={channels}: only detectors and segmenters of 3 can be deployed')
 
 
@@ -117,7 +120,9 @@ class Detector(nn.Module):
         check_deployable(model)
         divisor = getattr(model.data_preprocessor, 'pad_size_divisor', 1)
         if any(side % divisor for side in size):
-            raise ValueError(f'data_preprocessor.pad_size_divisor={divisor}: the input size {size} is no multiple of it')
+            raise ValueError(
+                f'data_preprocessor.pad_size_divisor={divisor}: the input size {size} is no multiple of it'
+            )
         model = fold_norms(model)
         self.size = size
         self.body = ImageBackbone(model.backbone, model.data_preprocessor)

@@ -17,7 +17,14 @@ SAMPLINGS = {'Resize': 'opencv', 'TFResize': 'tensorflow'}
 Colour = tuple[int, int, int]
 Size = tuple[int, int]
 #: Steps of a test pipeline that change no image, and what the options of any step may be.
-_IGNORED = ('LoadImageFromFile', 'LoadImageFromNDArray', 'LoadImage', 'LoadAnnotations', 'PackDetInputs', 'PackSegInputs')
+_IGNORED = (
+    'LoadImageFromFile',
+    'LoadImageFromNDArray',
+    'LoadImage',
+    'LoadAnnotations',
+    'PackDetInputs',
+    'PackSegInputs',
+)
 _ALLOWED = dict(keep_ratio=False, interpolation='bilinear', backend='cv2', color_type='color')
 
 

@@ -135,7 +135,7 @@ class MobileNetV2(BaseModule):
         return tuple(point.channels for point in self.plan.outputs)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Computes the end points asked for, from images (N, in_channels, H, W); Google's weights expect values from -1 to 1.
+        """Computes the end points asked for, from images (N, in_channels, H, W), for Google's weights from -1 to 1.
 
         Returns:
             One (N, C, ceil(H / stride), ceil(W / stride)) for each of ``out_indices``, in their order.

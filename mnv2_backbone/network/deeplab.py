@@ -233,7 +233,7 @@ class LRASPP(LiteHead):
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Maps (N, C, h, w) to logits (N, num_classes, h, w) at the size of the finer map."""
         low, x = self._transform_inputs(inputs)
-        # A window that leaves the map takes the mean of what is inside: in one way for all sizes, so that it can be exported.
+        # A window that leaves the map takes the mean of what is inside, in one way for all sizes: it can be exported.
         (height, width), (down, right) = self.pool_size, self.pool_stride
         sums, counts = (
             F.avg_pool2d(F.pad(y, (0, width - 1, 0, height - 1)), self.pool_size, self.pool_stride)[
@@ -275,8 +275,8 @@ class DeepLab(EncoderDecoder):
         losses = losses if isinstance(losses, nn.ModuleList) else [losses]
         if self.num_classes < 2 or (self.out_channels == 1 and not all(loss.use_sigmoid for loss in losses)):
             raise ValueError(
-                f'decode_head.num_classes={self.num_classes}, out_channels={self.out_channels}: the background is a class '
-                'too, and softmax over one score is always 1; set num_classes=2, and out_channels=1 only with '
+                f'decode_head.num_classes={self.num_classes}, out_channels={self.out_channels}: the background is a '
+                'class too, and softmax over one score is always 1; set num_classes=2, and out_channels=1 only with '
                 "loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=True)"
             )
 

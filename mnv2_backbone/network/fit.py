@@ -130,8 +130,7 @@ def load_backbone(backbone: nn.Module, state_dict: Mapping[str, Tensor], *, pref
 
 
 def check_meta(backbone: nn.Module, meta: Mapping[str, Any] | None) -> None:
-    """Raises :class:`WeightsError` if a converted file's ``meta`` says that its weights are for another padding or
-    epsilon than the backbone's, which no shape shows."""
+    """Raises :class:`WeightsError` if weights are, by their file's ``meta``, for another padding or epsilon."""
     meant = (meta or {}).get('backbone')
     norms = [module for module in backbone.modules() if isinstance(module, _BatchNorm)]
     if meant is None or not norms:

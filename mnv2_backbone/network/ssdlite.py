@@ -109,8 +109,8 @@ class SSDLiteHead(BaseDenseHead):
         test_cfg: ``score_thr``, ``nms_pre`` (-1: all), ``nms``, ``max_per_img``, ``min_bbox_size``.
 
     Raises:
-        ValueError: ``score_converter`` or an option of ``train_cfg`` or ``test_cfg`` is unknown, or there are not as many
-            maps as anchor levels.
+        ValueError: ``score_converter`` or an option in ``train_cfg`` or ``test_cfg`` is unknown, or the maps and the
+            anchor levels differ in number.
     """
 
     def __init__(

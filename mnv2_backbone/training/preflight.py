@@ -1,17 +1,15 @@
 """The checks of a config's data before a model is built or a file written."""
 
-import inspect
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 from mmengine.config import Config
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, TRANSFORMS
 
 from ..errors import UserError, listing
+from .annotations import Tally, check_sizes, read_coco, read_masks, read_names, read_xml
 
 _SET_ROOT = 'point at your copy with --cfg-options data_root=FOLDER'
 
@@ -27,46 +25,65 @@ _SOURCES = {
 #: Parts of a model whose ``num_classes`` counts the classes of the data set.
 _HEADS = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
 
-#: XML files that are read for the class names of a data set.
-_XML_SAMPLE = 200
 
-
-def check_data(cfg: Config, splits: Iterable[str]) -> None:
-    """Checks the files, classes and class counts that a config names for some of ``train``, ``val`` and ``test``.
+def check_data(cfg: Config, splits: Iterable[str]) -> list[str]:
+    """Checks the files, annotations, classes and class counts that a config names for some of ``train``, ``val``, ``test``.
 
     COCO's and VOC's data sets, images with masks and wrappers around them are checked; of others only the folders and
     files that they name. Data behind a remote ``backend_args`` is left alone.
 
+    Returns:
+        What there is and what of it is used: a line for each data set.
+
     Raises:
-        UserError: Something is missing or does not fit; the message names the config key, the path and a way out.
+        UserError: Something is missing, contradicts itself or does not fit; the message names the config key and the
+            path.
     """
-    counts: dict[str, int | None] = {}  # by data set: validation and test mostly use the same
+    known: dict[str, Tally | None] = {}  # by data set: validation and test mostly use the same
+    lines = []
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
         if loader is None:
             continue
-        images: list[int | None] = []
+        tallies: list[Tally | None] = []
+        classes: list[str] = []
         for key, dataset in _leaves(f'{split}_dataloader.dataset', loader['dataset']):
             kind = _dataset_class(key, dataset, cfg.get('default_scope'))
-            parts = ('type', 'data_root', 'ann_file', 'data_prefix', 'metainfo')
-            identity = repr([dataset.get(part) for part in parts])
-            if identity not in counts:
-                counts[identity] = _check_dataset(key, dataset, kind)
-            images.append(counts[identity])
-            classes = _classes(key, dataset, kind)
-            if classes is not None:
+            names = ('type', 'data_root', 'ann_file', 'data_prefix', 'metainfo', 'filter_cfg')
+            identity = repr([dataset.get(name) for name in names])
+            if identity not in known:
+                try:
+                    known[identity] = tally = _read(key, dataset, kind, cfg.get('default_scope'))
+                except UserError as error:
+                    raise UserError(str(error) if key in str(error) else f'{key}: {error}') from error
+                lines += [f'{key}: {tally.summary}'] if tally else []
+            tallies.append(known[identity])
+            classes = _classes(key, dataset, kind) or []
+            if classes:
                 _check_num_classes(cfg.get('model'), 'model', len(classes), key)
-        _check_batch(split, loader, images)
+        _check_used(split, loader, tallies, classes)
         _check_evaluators(cfg, split)
+    return lines
 
 
-def _check_batch(split: str, loader: Mapping, images: Sequence[int | None]) -> None:
-    known = [count for count in images if count is not None]
+def _check_used(split: str, loader: Mapping, tallies: Sequence[Tally | None], classes: Sequence[str]) -> None:
+    read = [tally for tally in tallies if tally]
+    if len(read) < len(tallies):
+        return
+    images, text = sum(tally.images for tally in read), '; '.join(tally.summary for tally in read)
+    if not images or not any(tally.used for tally in read):
+        raise UserError(f'{split}_dataloader: nothing is used: {text}')
     batch = loader.get('batch_size', 1) * int(os.environ.get('WORLD_SIZE', 1))
-    if loader.get('drop_last') and known == list(images) and sum(known) < batch:
+    if loader.get('drop_last') and images < batch:
         raise UserError(
-            f'{split}_dataloader: {sum(known)} images do not fill one batch of {batch} and drop_last=True '
-            f'drops what is left; set {split}_dataloader.batch_size or {split}_dataloader.drop_last=False'
+            f'{split}_dataloader: {images} images do not fill one batch of {batch} and drop_last=True drops what is '
+            f'left; set {split}_dataloader.batch_size or {split}_dataloader.drop_last=False'
+        )
+    unused = [name for name in classes if not any(tally.used[name] or not tally.complete for tally in read)]
+    if split == 'train' and unused:
+        raise UserError(
+            f'{split}_dataloader: there is nothing to learn the class(es) {listing(unused, 5)} from: {text}. Correct '
+            'the annotations, or take these classes out of metainfo and num_classes'
         )
 
 
@@ -103,8 +120,8 @@ def _hint(path: Path) -> str:
     return ' '.join([*sources[:1], _SET_ROOT])
 
 
-def _check_dataset(key: str, dataset: Mapping, kind: type) -> int | None:
-    """Returns the number of images that the data set lists, if its layout is known."""
+def _read(key: str, dataset: Mapping, kind: type, scope: str | None) -> Tally | None:
+    """Checks the files of a data set and counts what is in them, if its layout is known."""
     backend = (dataset.get('backend_args') or {}).get('backend', 'local')
     if backend != 'local' or '://' in str(dataset.get('data_root')):
         return None  # remote
@@ -116,22 +133,46 @@ def _check_dataset(key: str, dataset: Mapping, kind: type) -> int | None:
     for name, folder in prefix.items():
         if not folder.is_dir():
             raise UserError(f'{key}.data_prefix.{name}: the folder {folder} does not exist; {_hint(root)}')
-    ann_file = dataset.get('ann_file')
-    if not isinstance(ann_file, str) or not ann_file:
-        return _check_masks(key, dataset, kind, prefix, root) if family == 'masks' else None
-    path = root / ann_file
+    path = root / (dataset.get('ann_file') or '')
     if not path.exists():
         raise UserError(f'{key}.ann_file: {path} does not exist; {_hint(root)}')
-    if family == 'masks':
-        return _check_masks(key, dataset, kind, prefix, path)
     classes = _classes(key, dataset, kind)
+    options = dataset.get('filter_cfg') or {}
+    if family == 'masks':
+        return _read_masks(dataset, scope, classes)
     if family == 'coco':
-        return _check_coco(key, path, prefix.get('img', root), classes)
-    if family == 'voc':
+        boxes, images = read_coco(path, classes), prefix.get('img', root)
+    elif family == 'voc':
         base = prefix.get('sub_data_root', root)
-        folders = (base / dataset.get('img_subdir', 'JPEGImages'), base / dataset.get('ann_subdir', 'Annotations'))
-        return _check_voc(key, path, *folders, classes)
-    return None
+        images, xml = base / dataset.get('img_subdir', 'JPEGImages'), base / dataset.get('ann_subdir', 'Annotations')
+        for folder in (images, xml):
+            if not folder.is_dir():
+                raise UserError(f'{key}: the folder {folder} does not exist; {_SET_ROOT}')
+        names = read_names(path)
+        _check_exist(path, [xml / f'{name}.xml' for name in names])
+        boxes = read_xml(xml, names, classes or [])
+    else:
+        return None
+    files = [images / file for file in boxes.files]
+    _check_exist(path, files)
+    check_sizes(files, boxes.sizes)
+    return boxes.tally({} if dataset.get('test_mode') else options)
+
+
+def _read_masks(dataset: Mapping, scope: str | None, classes: Sequence[str] | None) -> Tally | None:
+    with DATASETS.switch_scope_and_registry(scope) as registry:
+        reader = registry.build(dict(dataset, lazy_init=True, pipeline=[]))
+    infos = reader.load_data_list()
+    if not infos:
+        raise UserError(f'no image in {reader.data_prefix["img_path"]} ends in {reader.img_suffix} (img_suffix)')
+    _check_exist(reader.ann_file, [Path(info['img_path']) for info in infos])
+    steps = [step for step in dataset.get('pipeline') or () if step['type'].endswith('LoadAnnotations')]
+    if not steps or classes is None or not all('seg_map_path' in info for info in infos):
+        return None
+    _check_exist(reader.ann_file or reader.data_prefix['img_path'], [Path(info['seg_map_path']) for info in infos])
+    with TRANSFORMS.switch_scope_and_registry(scope) as registry:
+        load = registry.build(steps[0])
+    return read_masks(infos, load, classes, reader.ignore_index)
 
 
 def _classes(key: str, dataset: Mapping, kind: type) -> list[str] | None:
@@ -145,105 +186,20 @@ def _classes(key: str, dataset: Mapping, kind: type) -> list[str] | None:
     return None if own is None else list(own)
 
 
-def _check_coco(key: str, path: Path, images: Path, classes: list[str] | None) -> int:
-    expected = 'a COCO annotation file is JSON with the lists images, annotations and categories'
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, IsADirectoryError) as error:
-        raise UserError(f'{key}.ann_file: {path} is not JSON ({error}); {expected}') from error
-    for part in ('images', 'annotations', 'categories'):
-        if not isinstance(content, dict) or not isinstance(content.get(part), list):
-            raise UserError(f'{key}.ann_file: {path} has no list {part!r}; {expected}')
-    if not content['images']:
-        raise UserError(f'{key}.ann_file: {path} lists no images')
-    try:
-        names = [category['name'] for category in content['categories']]
-        files = [image['file_name'] for image in content['images']]
-        for annotation in content['annotations'][:1]:
-            _ = annotation['image_id'], annotation['category_id'], annotation['bbox']
-    except (KeyError, TypeError) as error:
-        raise UserError(f'{key}.ann_file: {path} is not a COCO detection file, an entry has no {error}') from error
-    unknown = [name for name in classes or () if name not in names]
-    if unknown:
-        raise UserError(
-            f'{key}: the class(es) {listing(unknown, 5)} are not in {path}, which has {listing(names, 100)}; '
-            'set metainfo=dict(classes=(...)) of the data set'
-        )
-    in_order = [name for name in names if name in (classes or names)]
-    if classes is not None and in_order != classes:
-        # MMDetection numbers classes in the order of the file: in any other order, names would be swapped.
-        raise UserError(
-            f'{key}: the classes {listing(classes, 100)} have another order than in {path}; '
-            f'set metainfo=dict(classes=...) to {tuple(in_order)!r}'
-        )
-    _check_exist(key, path, images, files)
-    return len(files)
-
-
-def _check_masks(key: str, dataset: Mapping, kind: type, prefix: Mapping[str, Path], path: Path) -> int | None:
-    """Checks that every image of one of MMSegmentation's data sets has its mask; returns their number."""
-    defaults = inspect.signature(kind.__init__).parameters  # type: ignore[misc]
-    options = ('img_suffix', 'seg_map_suffix')
-    suffixes = [dataset.get(name, defaults[name].default if name in defaults else None) for name in options]
-    images = prefix.get('img_path')
-    if images is None or not all(isinstance(suffix, str) for suffix in suffixes):
-        return None
-    listed = path if path.is_file() else images
-    if path.is_file():
-        names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-        _check_exist(key, listed, images, [name + suffixes[0] for name in names])
-    else:
-        found = (file.relative_to(images).as_posix() for file in images.rglob(f'*{suffixes[0]}'))
-        names = sorted(name.removesuffix(suffixes[0]) for name in found)
-    if not names:
-        raise UserError(f'{key}: there are no images in {listed} whose names end in {suffixes[0]} (img_suffix)')
-    if 'seg_map_path' in prefix:
-        _check_exist(key, listed, prefix['seg_map_path'], [name + suffixes[1] for name in names])
-    return len(names)
-
-
-def _check_voc(key: str, path: Path, images: Path, annotations: Path, classes: list[str] | None) -> int:
-    try:
-        names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    except (UnicodeDecodeError, IsADirectoryError) as error:
-        raise UserError(f'{key}.ann_file: {path} is not a list of image names, one a line ({error})') from error
-    if not names:
-        raise UserError(f'{key}.ann_file: {path} lists no images')
-    for folder in (images, annotations):
-        if not folder.is_dir():
-            raise UserError(f'{key}: the folder {folder} does not exist; {_SET_ROOT}')
-    _check_exist(key, path, annotations, [f'{name}.xml' for name in names])
-    _check_exist(key, path, images, [f'{name}.jpg' for name in names])
-    found: set[str] = set()
-    for name in names[:_XML_SAMPLE]:
-        try:
-            tree = ElementTree.parse(annotations / f'{name}.xml')
-        except ElementTree.ParseError as error:
-            raise UserError(f'{key}: {annotations / name}.xml is not XML: {error}') from error
-        found.update(element.text or '' for element in tree.iterfind('object/name'))
-    if classes is not None and found and not found.intersection(classes):
-        raise UserError(
-            f'{key}: none of the classes {listing(classes, 100)} is in {annotations}, '
-            f'which has {listing(sorted(found), 100)}; set metainfo=dict(classes=(...)) of the data set'
-        )
-    return len(names)
-
-
-def _check_exist(key: str, listed_in: Path, folder: Path, files: Sequence[str]) -> None:
+def _check_exist(listed_in: object, files: Sequence[Path]) -> None:
     # One listing per folder: asking for 118 000 files one by one takes minutes on a network disk.
     content: dict[str, set[str]] = {}
     missing = []
     for file in files:
         parent, name = os.path.split(file)
         if parent not in content:
-            where = folder / parent
-            content[parent] = set(os.listdir(where)) if where.is_dir() else set()
+            content[parent] = set(os.listdir(parent)) if os.path.isdir(parent) else set()
         if name not in content[parent]:
             missing.append(file)
     if missing:
         raise UserError(
-            f'{key}: {len(missing)} of {len(files)} files listed in {listed_in} are not in {folder}: '
-            f'{listing(missing, 3)}; unpack the images there or correct data_prefix'
+            f'{len(missing)} of {len(files)} files listed in {listed_in} do not exist: {listing(missing, 3)}; put them '
+            'there or correct data_prefix'
         )
 
 

@@ -51,7 +51,7 @@ def _run(args: argparse.Namespace, prepare: Prepare, go: Callable[[Runner], obje
     try:
         with setting_up():
             cfg, changes = prepare(args)
-            _check(cfg, args)
+            found = _check(cfg, args)
     except UserError:
         if _rank() == 0:
             raise
@@ -60,8 +60,8 @@ def _run(args: argparse.Namespace, prepare: Prepare, go: Callable[[Runner], obje
         if cfg.launcher == 'pytorch' and not torch.cuda.is_available():
             torch.distributed.init_process_group('gloo')
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-        for change in changes:
-            runner.logger.info(f'changed in the config: {change}')
+        for line in [*found, *(f'changed in the config: {change}' for change in changes)]:
+            runner.logger.info(line)
         runner.register_hook(hook, priority='LOWEST')
         if is_pickle(getattr(args, 'out', None)):
             runner.test_evaluator.metrics.append(_dump(cfg, args.out))
@@ -71,16 +71,17 @@ def _run(args: argparse.Namespace, prepare: Prepare, go: Callable[[Runner], obje
     return 0
 
 
-def _check(cfg: Config, args: argparse.Namespace) -> None:
-    """Looks at data and checkpoints, once for all processes of a node."""
+def _check(cfg: Config, args: argparse.Namespace) -> list[str]:
+    """Looks at data and checkpoints, once for all processes of a node; returns what is to be said about the data."""
     if _rank() != 0:
-        return
+        return []
     testing = hasattr(args, 'checkpoint')
     splits: Sequence[str] = ('test',) if testing else ('train', 'val') if cfg.get('val_cfg') else ('train',)
-    check_data(cfg, splits)
+    found = check_data(cfg, splits)
     name = cfg.get('load_from')
     if name and '://' not in name:
         read_checkpoint(name, mmap=True)
+    return found
 
 
 def _rank() -> int:

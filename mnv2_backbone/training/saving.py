@@ -1,11 +1,11 @@
 """Writing checkpoints so that a run can be resumed after a kill at any moment."""
 
-import math
 import os
 from collections import deque
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
@@ -65,7 +65,7 @@ class AtomicCheckpointHook(CheckpointHook):
     ) -> None:
         """Saves where that is due; raises :class:`UserError` if a loss is NaN or infinite."""
         for name, value in (outputs or {}).items():
-            if 'loss' in name and not math.isfinite(value):
+            if 'loss' in name and not torch.isfinite(torch.as_tensor(value)).all():
                 raise UserError(
                     f'{name} is {float(value)} in iteration {runner.iter + 1}: training stopped, earlier checkpoints '
                     'are kept. Lower optim_wrapper.optimizer.lr, or try optim_wrapper.enabled=False (float32)'

@@ -20,9 +20,8 @@ class CheckedLoadHook(Hook):
 
     mmengine loads what fits and logs the rest. With this hook, missing, left over and misshapen tensors end the run
     before it starts; only layers of the backbone after the last one built are ignored. If the checkpoint knows its
-    classes and the data set of the run has others, a training in which not all of the head starts fresh transfers them:
-    classes of the same name keep their weights and the others start fresh; a log line names them. A resumed training and
-    a test are refused.
+    classes and the data set has others, training transfers them: classes of the same name keep their weights and the
+    others start fresh; a log line names them. Resuming and testing are refused then.
 
     Args:
         fresh: Parts of the model (``'bbox_head'``) that start from their initialization whatever the checkpoint has.
@@ -57,7 +56,9 @@ class CheckedLoadHook(Hook):
         heads = [key for key in state if 'head' in key.partition('.')[0]]
         if old and new and heads and list(map(plain, old)) != list(map(plain, new)):
             if not training or runner._resume:
-                way = 'start from its weights with load_from instead of resume' if training else 'test on its own classes'
+                way = (
+                    'start from its weights with load_from instead of resume' if training else 'test on its own classes'
+                )
                 raise WeightsError(
                     f'the checkpoint has the classes {listing(old, 5)}, the data set {listing(new, 5)}: {way}'
                 )

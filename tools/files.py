@@ -17,6 +17,8 @@ from mnv2_backbone.errors import UserError, whole_file
 
 #: How the files of results end.
 RESULTS = ('.jpg', '.png', '.json', '.mp4')
+#: The longer side of what is drawn on, and of what a segmenter of unknown training is thought to be made for.
+MOST_DRAWN, MAX_SIZE = 1280, 1024
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v')
 
 
@@ -62,14 +64,46 @@ def find_sources(whats: Sequence[str], out: Path) -> list[Source]:
     return sources
 
 
+def reduced(image: np.ndarray, most: int) -> np.ndarray:
+    """An image whose longer side has at most this many pixels."""
+    scale = most / max(image.shape[:2])
+    size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+    return image if scale >= 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def write_coco(path: Path, results: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> None:
+    """Writes what was detected in images, as :meth:`FilePredictor.predict_image` returns it, as a COCO file.
+
+    Each annotation has a ``score`` too, so that the list of them is COCO's format of results.
+    """
+    images = [dict(id=i, file_name=x['file'], height=x['height'], width=x['width']) for i, x in enumerate(results, 1)]
+    boxes: list[dict[str, Any]] = []
+    for number, result in enumerate(results, start=1):
+        for found in result['objects']:
+            left, top, right, bottom = found['box']
+            box = [left, top, round(right - left, 1), round(bottom - top, 1)]
+            ids = dict(id=len(boxes) + 1, image_id=number, category_id=classes.index(found['label']) + 1)
+            boxes.append(dict(ids, bbox=box, area=round(box[2] * box[3], 2), iscrowd=0, score=found['score']))
+    categories = [dict(id=i, name=name) for i, name in enumerate(classes, start=1)]
+    with whole_file(path) as draft:
+        draft.write_text(json.dumps(dict(images=images, annotations=boxes, categories=categories)))
+
+
 class FilePredictor:
     """Predicts on files, and writes the results to a folder; objects with a score below ``score_thr`` are left out.
 
+    Segmenters that take images of any size get larger ones than ``max_size`` reduced to that on the longer side. The
+    default is a quarter more than the size of the images they were trained on, if that is known.
     ``visualizer`` is the config of mm's visualizer, by default the one of the task.
     """
 
     def __init__(
-        self, predictor: Any, out: Path, score_thr: float, visualizer: Mapping[str, Any] | None = None
+        self,
+        predictor: Any,
+        out: Path,
+        score_thr: float,
+        max_size: int | None = None,
+        visualizer: Mapping[str, Any] | None = None,
     ) -> None:
         from mmengine.registry import VISUALIZERS, init_default_scope
 
@@ -77,6 +111,7 @@ class FilePredictor:
 
         self.load = LoadImage(imdecode_backend='cv2').transform
         self.predictor, self.out, self.score_thr = predictor, out, score_thr
+        self.max_size = max_size or max(predictor.recipe.test_cfg.get('size') or [MAX_SIZE]) * 5 // 4
         self.segments = predictor.recipe.task == 'segment'
         if visualizer is None:
             init_default_scope('mmseg' if self.segments else 'mmdet')
@@ -84,21 +119,36 @@ class FilePredictor:
         self.visualizer = VISUALIZERS.build(dict(visualizer, vis_backends=None))
         self.visualizer.dataset_meta = dict(classes=predictor.recipe.classes, palette=list(predictor.recipe.palette))
 
+    def predict(self, image: np.ndarray) -> Any:
+        """The result for an image: mm's ``InstanceData``, or a label map of its size."""
+        free = self.segments and not self.predictor.resizes
+        (result,) = self.predictor([reduced(image, self.max_size) if free else image])
+        if free and result.shape != image.shape[:2]:
+            result = cv2.resize(result.astype(np.uint8), image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+        return result
+
     def draw(self, image: np.ndarray, result: Any) -> np.ndarray:
-        """The image with its result drawn in, BGR as it came."""
+        """The image with its result drawn in, BGR as it came; reduced, because lines do not grow with the image."""
         import torch
         from mmdet.structures import DetDataSample
         from mmengine.structures import PixelData
         from mmseg.structures import SegDataSample
 
-        rgb = np.ascontiguousarray(image[..., ::-1])
+        small = reduced(image, MOST_DRAWN)
+        rgb = np.ascontiguousarray(small[..., ::-1])
         if self.segments:
+            result = cv2.resize(result.astype(np.uint8), small.shape[1::-1], interpolation=cv2.INTER_NEAREST)
             sample = SegDataSample(pred_sem_seg=PixelData(data=torch.from_numpy(result)[None].long()))
             self.visualizer.add_datasample('result', rgb, sample, draw_gt=False)
+            drawn = self.visualizer.get_image()
+            darkened = (rgb * (1 - self.visualizer.alpha)).astype(np.uint8)  # by black, as the background often is
+            drawn = np.where((drawn == darkened).all(2, keepdims=True), rgb, drawn)
         else:
+            scale = torch.tensor([small.shape[1] / image.shape[1], small.shape[0] / image.shape[0]] * 2)
+            result = type(result)(bboxes=result.bboxes * scale, scores=result.scores, labels=result.labels)
             sample = DetDataSample(pred_instances=result)
             self.visualizer.add_datasample('result', rgb, sample, draw_gt=False, pred_score_thr=self.score_thr)
-        drawn: np.ndarray = self.visualizer.get_image()
+            drawn = self.visualizer.get_image()
         return np.ascontiguousarray(drawn[..., ::-1])
 
     def describe(self, result: Any) -> dict[str, Any]:
@@ -124,7 +174,7 @@ class FilePredictor:
     def predict_image(self, source: Source) -> dict[str, Any]:
         """Writes the drawn image, the result as JSON, and a segmenter's label map as an indexed PNG."""
         image: np.ndarray = self.load(dict(img_path=str(source.path)))['img']  # type: ignore[index]
-        (result,) = self.predictor([image])
+        result = self.predict(image)
         found = dict(file=str(source.path), height=image.shape[0], width=image.shape[1], **self.describe(result))
         target = self.out / source.name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -152,13 +202,14 @@ class FilePredictor:
         writer = None
         try:
             for image in video:
+                result = self.predict(image)
+                drawn = self.draw(image, result)
                 if writer is None:
-                    size = (image.shape[1], image.shape[0])
+                    size = (drawn.shape[1], drawn.shape[0])
                     writer = cv2.VideoWriter(f'{target}.mp4', cv2.VideoWriter.fourcc(*'mp4v'), rate, size)
                     if not writer.isOpened():
                         raise UserError(f'{target}.mp4 cannot be written')
-                (result,) = self.predictor([image])
-                writer.write(self.draw(image, result))
+                writer.write(drawn)
                 frames.append(dict(frame=len(frames), **self.describe(result)))
                 yield video.frame_cnt
         finally:

@@ -18,7 +18,7 @@ from ..errors import UserError
 from ..registry import MODELS
 from .backends import Run, explain, open_exported
 from .network import load_trained
-from .recipe import Manifest, Recipe, classes_and_palette
+from .recipe import Manifest, Recipe, classes_and_palette, padding_of
 
 #: From images (H, W, 3), BGR, uint8, to the outputs of each: boxes in its pixels, scores and maybe labels; or labels.
 RunImages = Callable[[Sequence[np.ndarray]], Iterable[Sequence[np.ndarray]]]
@@ -34,6 +34,11 @@ class Predictor:
     def recipe(self) -> Recipe:
         """Task, classes, palette, size, sampling, thresholds."""
         return self.manifest.recipe
+
+    @property
+    def resizes(self) -> bool:
+        """Whether the network sees images at a size of its own, whatever theirs is."""
+        return self.recipe.size is not None or getattr(self.run, 'resizes', False)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], threads: int | None = None) -> 'Predictor':
@@ -63,7 +68,7 @@ class Predictor:
             raise UserError(f'--device {device}: {error}') from error
         steps = [step for step in cfg.test_dataloader.dataset.pipeline[1:] if 'LoadAnnotations' not in step['type']]
         task = 'segment' if hasattr(model, 'decode_head') else 'detect'
-        recipe = Recipe(task, *classes_and_palette(meta), size=None)
+        recipe = Recipe(task, *classes_and_palette(meta), size=None, test_cfg=padding_of(cfg))
         return cls(_Trained(model, steps), Manifest(recipe))
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[Any]:
@@ -140,6 +145,7 @@ class _Trained:
 
     def __init__(self, model: Any, steps: Sequence[Any]) -> None:
         self.model, self.pipeline = model, Compose(list(steps))
+        self.resizes = any('Resize' in step['type'] for step in steps)
 
     @torch.no_grad()
     def __call__(self, images: Sequence[np.ndarray]) -> list[Sequence[np.ndarray]]:

@@ -49,13 +49,18 @@ def classes_and_palette(meta: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple
     return tuple(meta['classes']), tuple((int(r), int(g), int(b)) for r, g, b in colours)
 
 
+def padding_of(cfg: Config) -> dict[str, Any]:
+    """The options of a segmenter's data preprocessor for test images."""
+    return dict((cfg.model.get('data_preprocessor') or {}).get('test_cfg') or {})
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a trained model is run on an image.
 
     ``task`` is ``'detect'`` or ``'segment'``, ``size`` the (height, width) that images are resized to (None: they keep
     their size) by ``sampling``, ``'opencv'`` or ``'tensorflow'`` (1's bilinear); ``palette`` has RGB colours; a
-    detector's ``test_cfg`` has ``score_thr``, ``nms_pre``, ``nms`` and ``max_per_img``.
+    detector's ``test_cfg`` is its head's, a segmenter's its data preprocessor's, with the ``size`` that it pads to.
     """
 
     task: str
@@ -87,7 +92,7 @@ class Recipe:
                 )
         meta = dataset_meta(cfg) if meta is None else meta
         segments = cfg.model.type.rpartition('.')[2] in ('DeepLab', 'EncoderDecoder')
-        test_cfg = {} if segments else cfg.model.test_cfg.to_dict()
+        test_cfg = padding_of(cfg) if segments else cfg.model.test_cfg.to_dict()
         return cls('segment' if segments else 'detect', *classes_and_palette(meta), size, sampling, test_cfg)
 
     def resize(self, image: np.ndarray) -> np.ndarray:

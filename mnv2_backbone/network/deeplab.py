@@ -10,12 +10,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.dist import get_world_size
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import UserError, listing
 from ..registry import MODELS
@@ -175,21 +173,11 @@ class DeepLabHead(LiteHead):
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Maps (N, C, h, w) to logits (N, num_classes, h, w) at the size of the last map, or of the skip's."""
         *finer, x = self._transform_inputs(inputs)
-        self._check_batch(x)
         pooled = self.image_pool(F.adaptive_avg_pool2d(x, 1)).expand(-1, -1, *x.shape[2:])
         y = self.project(torch.cat([pooled, *(getattr(self, name)(x) for name in self.branches)], 1))
         for low in finer:
             y = self.refine(torch.cat([self._resize(y, low.shape[2:]), self.skip(low)], 1))
         return self.cls_seg(y)
-
-    def _check_batch(self, x: Tensor) -> None:
-        if not self.training or len(x) > 1 or get_world_size() > 1:
-            return
-        if any(isinstance(m, _BatchNorm) and m.training for m in self.image_pool.modules()):
-            raise ValueError(
-                'a batch of 1 image: image pooling leaves one value per channel, which batch norm cannot '
-                'train on; set train_dataloader.batch_size to 2 or more, or another norm_cfg of the head'
-            )
 
 
 @MODELS.register_module()

@@ -35,7 +35,7 @@ _POLYGONS = re.compile(r'"segmentation":\s*\[[^"{}]*\]')
 
 @dataclass
 class Tally:
-    """How many images of a data set are used, and how many boxes or masks of each class; ``complete`` if all were read."""
+    """How many images are used, and how many boxes or masks of each class; ``complete`` if all were looked at."""
 
     images: int
     used: Counter[str]
@@ -45,8 +45,10 @@ class Tally:
 
 @dataclass
 class Boxes:
-    """The boxes of a data set: the ``files`` of its images, their ``sizes`` (height, width) by the annotations, and how
-    many boxes of the classes are ``in_image``; of them those ``used``, by class, and those ``left_out``, by reason.
+    """The boxes of a data set.
+
+    ``files`` are its images, ``sizes`` their (height, width) by the annotations, ``in_image`` how many boxes of the
+    classes each has; ``used`` counts boxes by class, ``left_out`` the others by reason.
     """
 
     files: list[str]

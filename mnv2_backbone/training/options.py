@@ -1,5 +1,6 @@
 """Reading a config and ``--cfg-options``, which are refused if they would do nothing."""
 
+import ast
 import copy
 import difflib
 import inspect
@@ -11,6 +12,7 @@ from mmengine.runner import Runner
 
 from ..configs import find_config
 from ..errors import UserError
+from ..network.checkpoint import read_checkpoint
 
 #: Top-level names that something reads after the config is parsed. Others are helpers inside the file: setting them
 #: from outside has no effect.
@@ -38,6 +40,34 @@ def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
         cfg = Config.fromfile(file)
     except (SyntaxError, NameError, KeyError, TypeError, ValueError, OSError, ImportError) as error:
         raise UserError(f'the config {path} cannot be read: {type(error).__name__}: {error}') from error
+    return _complete(cfg, path, options)
+
+
+def stored_config(checkpoint: str, options: Mapping[str, Any] | None = None) -> Config:
+    """The config that a checkpoint of ``tools/train.py`` holds; it is read as data, never run as Python."""
+    meta = read_checkpoint(checkpoint, mmap=True).get('meta')
+    text = meta.get('cfg') if isinstance(meta, Mapping) else None
+    if not isinstance(text, str):
+        raise UserError(f'{checkpoint} holds no config: name it with --config')
+    try:
+        values = {node.targets[0].id: _literal(node.value) for node in ast.parse(text).body}  # type: ignore[attr-defined]
+    except (SyntaxError, ValueError, AttributeError) as error:
+        raise UserError(f'the config in {checkpoint} is not plain data: name it with --config') from error
+    return _complete(Config(values), checkpoint, options)
+
+
+def _literal(node: ast.expr) -> Any:
+    """The value of a literal, in which dicts may be written as calls."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict' and not node.args:
+        return {keyword.arg: _literal(keyword.value) for keyword in node.keywords}
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return [_literal(item) for item in node.elts]
+    if isinstance(node, ast.Dict):
+        return {ast.literal_eval(key or node): _literal(value) for key, value in zip(node.keys, node.values)}
+    return ast.literal_eval(node)
+
+
+def _complete(cfg: Config, path: str, options: Mapping[str, Any] | None) -> Config:
     for part in ('model', 'train_dataloader', 'test_dataloader'):
         if part not in cfg:
             raise UserError(f'{path} is not a complete config: it has no {part}')

@@ -27,7 +27,7 @@ _HEADS = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
 
 
 def check_data(cfg: Config, splits: Iterable[str]) -> list[str]:
-    """Checks the files, annotations, classes and class counts that a config names for some of ``train``, ``val``, ``test``.
+    """Checks the files, annotations and classes that a config names for some of ``train``, ``val`` and ``test``.
 
     COCO's and VOC's data sets, images with masks and wrappers around them are checked; of others only the folders and
     files that they name. Data behind a remote ``backend_args`` is left alone.

@@ -2,7 +2,9 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Sequence
+from multiprocessing.queues import Queue
 from typing import Any
 
 import torch
@@ -12,12 +14,19 @@ from mmengine.hooks import Hook
 from mmengine.registry import METRICS, RUNNERS
 from mmengine.runner import Runner
 
-from ..errors import UserError, setting_up
+from ..errors import UserError, one_line, setting_up
 from ..network.checkpoint import read_checkpoint, read_weights_only_everywhere
 from .cpu import keep_freed_memory
 from .preflight import check_data
 from .prepare import is_pickle, prepare_testing, prepare_training
 
+#: Errors of training that have a remedy, by a part of their text.
+_REMEDIES = {
+    'more than 1 value per channel': 'batch norm cannot train on a batch of 1 image: set train_dataloader.batch_size '
+    'to 2 or more, and drop_last=True',
+    'DataLoader worker': 'a data worker ended: there may be too little memory, or too little space in /dev/shm (df -h '
+    '/dev/shm); free some, or set num_workers=0 and persistent_workers=False of the data loaders',
+}
 Prepare = Callable[[argparse.Namespace], tuple[Config, list[str]]]
 
 
@@ -46,6 +55,7 @@ def run_testing(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, prepare: Prepare, go: Callable[[Runner], object]) -> int:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]  # typeshed lacks it
     read_weights_only_everywhere()
     hook = _StartedHook()
     try:
@@ -65,10 +75,22 @@ def _run(args: argparse.Namespace, prepare: Prepare, go: Callable[[Runner], obje
         runner.register_hook(hook, priority='LOWEST')
         if is_pickle(getattr(args, 'out', None)):
             runner.test_evaluator.metrics.append(_dump(cfg, args.out))
-        go(runner)
+        try:
+            go(runner)
+        except (ValueError, RuntimeError) as error:
+            for part, remedy in _REMEDIES.items():
+                if part in str(error):
+                    raise UserError(f'{remedy} ({one_line(error)})') from error
+            raise
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
     return 0
+
+
+def _end_worker(error: Exception, _: object) -> None:
+    """Ends a data worker that cannot hand over a batch; Python would drop it, and training wait for it forever."""
+    print(f'a data worker cannot hand over a batch: {error}', file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _check(cfg: Config, args: argparse.Namespace) -> list[str]:

@@ -190,18 +190,6 @@ def test_norm_eval_keeps_statistics():
     assert net.training and not any(m.training for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d))
 
 
-def test_checkpointing_changes_nothing():
-    torch.manual_seed(0)
-    plain = MobileNetV2(out_indices=(4,))
-    saving = MobileNetV2(out_indices=(4,), with_cp=True)
-    saving.load_state_dict(plain.state_dict())
-    x = torch.rand(2, 3, 64, 64)
-    for net in (plain, saving):
-        net(x)[0].square().mean().backward()
-    for a, b in zip(plain.parameters(), saving.parameters()):
-        assert torch.allclose(a.grad, b.grad, atol=1e-7)
-
-
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
 def test_relu6_has_torchs_values_and_gradients_without_a_copy(dtype, layout):

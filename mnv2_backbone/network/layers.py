@@ -219,6 +219,10 @@ class SyncBN(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, ...) to the same shape."""
+        return _normalized(x, self)
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """What :meth:`forward` returns."""
         across = self.training and dist.is_available() and dist.is_initialized()
         if not across or dist.get_world_size() == 1:
             return super().forward(x)
@@ -243,6 +247,11 @@ class SyncBN(nn.BatchNorm2d):
         momentum = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, momentum)
         self.running_var.lerp_(var * total / (total - 1).clamp(min=1), momentum)
+
+
+@torch.fx.wrap
+def _normalized(x: Tensor, norm: SyncBN) -> Tensor:
+    return norm.normalize(x)
 
 
 def _all_reduce(x: Tensor) -> Tensor:

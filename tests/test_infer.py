@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, place
 from PIL import Image
+from pycocotools.coco import COCO
 
 
 def infer(*arguments):
@@ -106,6 +107,27 @@ def test_results_replace_neither_sources_nor_each_other(tmp_path, monkeypatch):
     assert find_sources([str(tmp_path)], tmp_path)  # a.jpg and a.png: results are called a.jpg.jpg and so on
 
 
+def test_large_images_are_drawn_small_and_described_in_coco_s_format(real_data, cache, photos, tmp_path):
+    place(real_data, cache, 'ssdlite-coco')
+    room = cv2.imread(str(photos / 'room.jpg'))
+    cv2.imwrite(str(tmp_path / 'large.jpg'), cv2.resize(room, (6000, 4000)))
+    with Image.open(photos / 'room.jpg') as image:  # more pixels than OpenCV decodes
+        Image.new('L', (40000, 30000)).save(tmp_path / 'huge.png')
+        height, width = image.height, image.width
+    options = ('--coco', tmp_path / 'all.json', '--out-dir', tmp_path / 'out')
+    done = infer(tmp_path / 'large.jpg', photos / 'room.jpg', tmp_path / 'huge.png', *options)
+    assert done.returncode == 1 and '2 of 3 files done' in done.stdout, done.stderr
+    content = json.loads((tmp_path / 'all.json').read_text())
+    assert [(x['width'], x['height']) for x in content['images']] == [(6000, 4000), (width, height)]
+    coco = COCO(str(tmp_path / 'all.json'))
+    assert len(coco.loadRes(content['annotations']).anns) == len(content['annotations']) > 4
+    highest = [max(coco.imgToAnns[i], key=lambda x: x['score']) for i in (1, 2)]
+    assert highest[0]['category_id'] == highest[1]['category_id']
+    scale = np.array([6000 / width, 4000 / height] * 2)
+    assert np.abs(highest[0]['bbox'] - scale * highest[1]['bbox']).max() < 200
+    assert max(cv2.imread(str(tmp_path / 'out/large.jpg')).shape) == 1280
+
+
 def test_a_segmenter_gives_an_indexed_mask(real_data, cache, tmp_path):
     place(real_data, cache, 'deeplabv3-voc')
     photo = real_data / 'data/VOCdevkit/VOC2012/JPEGImages/2007_000042.jpg'
@@ -118,6 +140,16 @@ def test_a_segmenter_gives_an_indexed_mask(real_data, cache, tmp_path):
     assert (labels == reference).mean() > 0.999
     classes = json.loads((tmp_path / '2007_000042.json').read_text())['classes']
     assert classes['train'] == pytest.approx((labels == 19).mean(), abs=1e-3)
+    drawn, image = cv2.imread(str(tmp_path / '2007_000042.jpg')).astype(int), cv2.imread(str(photo)).astype(int)
+    assert np.abs(drawn - image)[labels == 0].mean() < 8 < np.abs(drawn - image)[labels == 19].mean()  # not darkened
+    # a photo of 12 megapixels is reduced to what the segmenter was trained on, and enlarged again
+    cv2.imwrite(str(tmp_path / 'large.jpg'), cv2.resize(image.astype(np.uint8), (4000, 3000)))
+    done = infer(tmp_path / 'large.jpg', '--weights', 'mnv2://deeplabv3-voc', '--out-dir', tmp_path / 'out')
+    assert done.returncode == 0, done.stderr
+    large = np.asarray(Image.open(tmp_path / 'out/large.png'))
+    assert large.shape == (3000, 4000)
+    reduced = cv2.resize(large, labels.shape[::-1], interpolation=cv2.INTER_NEAREST)
+    assert (reduced == labels).mean() > 0.95
 
 
 @pytest.mark.parametrize(
@@ -127,7 +159,9 @@ def test_a_segmenter_gives_an_indexed_mask(real_data, cache, tmp_path):
         (['README.md'], 'README.md: has no images'),
         (['x.jpg', '--score-thr', '2'], '--score-thr 2.0: allowed are numbers from 0 to 1'),
         (['x.jpg', '--config', 'configs/ssdlite_mnv2_voc.py'], '--config without --weights'),
-        (['x.jpg', '--weights', 'mine.pth'], '--weights mine.pth: name their --config too'),
+        (['x.jpg', '--weights', 'mine.pth'], 'checkpoint mine.pth does not exist'),
+        (['x.jpg', '--weights', 'mnv2://imagenet-1.0'], '--weights mnv2://imagenet-1.0: name their --config too'),
+        (['x.jpg', '--max-size', '3'], '--max-size 3: allowed are integers from 32'),
     ],
 )
 def test_a_wrong_option_is_named(arguments, words, monkeypatch, capsys):

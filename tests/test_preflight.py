@@ -310,7 +310,7 @@ def halves(value: int, dtype: type = np.uint8) -> np.ndarray:
 @pytest.mark.parametrize(
     ('mask', 'words'),
     [
-        (halves(255), r'nothing to learn the class\(es\) dog from: .*cat 1, 1 with pixels to ignore \(255\)'),
+        (halves(255), r'of the classes cat, dog the masks have cat only, and 1 of 1 have pixels to ignore \(255\)'),
         (halves(7), r'a.png has the label 7; with num_classes=2 allowed are 0 to 1, and 255 for pixels to ignore'),
         (halves(256, np.uint16), 'a.png has the value 256; must be one channel of class numbers, up to 255'),
         (halves(257, np.uint16), 'a.png has the value 257'),
@@ -337,8 +337,10 @@ def test_masks_are_found_as_mmsegmentation_finds_them(tmp_path):
         check_masks(tmp_path, masks, ann_file='two.txt', drop_last=True)
     with pytest.raises(UserError, match=r'images ends in \.tif \(img_suffix\)'):
         check_masks(tmp_path, masks, img_suffix='.tif')
+    three = dict(metainfo=dict(classes=(*CLASSES, 'cow')))
+    assert 'cat 3, dog 3; WARNING: none has cow' in check_masks(tmp_path, masks, **three)
     zero = dict(reduce_zero_label=True)
-    with pytest.raises(UserError, match=r'class\(es\) dog from: .*cat 3, 3 with pixels to ignore'):
+    with pytest.raises(UserError, match='the masks have cat only, and 3 of 3 have pixels to ignore'):
         check_masks(tmp_path, masks, pipeline=[dict(type='LoadAnnotations', **zero)], **zero)
     (tmp_path / 'masks/b.png').write_bytes(b'no image')
     with pytest.raises(UserError, match='the mask .*b.png cannot be read'):
@@ -355,3 +357,27 @@ def test_the_real_data_passes(real_data: Path) -> None:
             load_config(f'{name}.py', {'data_root': str(real_data / 'data' / folder)}), ['train', 'val', 'test']
         )
         assert lines and all(' used' in line or 'masks' in line for line in lines)
+
+
+# --- descriptions that contradict each other
+
+
+def test_data_sets_and_evaluators_agree(tmp_path):
+    check_coco(tmp_path, coco())
+    (tmp_path / 'other.json').write_text((tmp_path / 'a.json').read_text())
+    data = dict(type='CocoDataset', data_root=str(tmp_path), ann_file='a.json')
+    loader = dict(batch_size=1, dataset=dict(data, metainfo=dict(classes=CLASSES)))
+    evaluator = dict(type='CocoMetric', ann_file=str(tmp_path / 'a.json'))
+    good = dict(default_scope='mmdet', train_dataloader=loader, val_dataloader=loader, val_evaluator=evaluator)
+    assert len(check_data(Config(good), ['train', 'val'])) == 1
+    turned = dict(loader, dataset=dict(data, metainfo=dict(classes=CLASSES[:1])))
+    for change, words in (
+        (dict(val_dataloader=turned), 'val_dataloader.dataset has the classes cat, train_dataloader.dataset cat, dog'),
+        (
+            dict(val_evaluator=dict(evaluator, ann_file=str(tmp_path / 'other.json'))),
+            'other.json, the data set has .*a.json',
+        ),
+        (dict(train_dataloader=dict(dataset=dict(data, metainfo=dict(classes=('cat', 'cat'))))), 'cat occurs twice'),
+    ):
+        with pytest.raises(UserError, match=words):
+            check_data(Config({**good, **change}), ['train', 'val'])

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,9 +25,11 @@ pytest.importorskip('mmdet', reason='training a detector needs MMDetection: pip 
 
 from toy.dataset import write_toy_dataset
 
-from mnv2_backbone.errors import UserError
+from mnv2_backbone.errors import UserError, WeightsError
 from mnv2_backbone.network.checkpoint import read_checkpoint
 from mnv2_backbone.training import command_line as cli
+from mnv2_backbone.training.options import stored_config
+from mnv2_backbone.weights.hook import CheckedLoadHook
 
 ROOT = Path(__file__).parents[1]
 CONFIG = str(ROOT / 'configs/ssdlite_mnv2_demo.py')
@@ -146,6 +149,75 @@ def test_a_second_run_does_not_replace_the_checkpoints_of_the_first(run, toy, ca
     assert cli.train([CONFIG, '--work-dir', str(work_dir), *options(toy)]) == 2
     assert f'it holds epoch_{EPOCHS}.pth of an earlier run; add --resume' in capsys.readouterr().err
     assert before == {path.name: path.stat().st_mtime_ns for path in work_dir.glob('*.pth')}
+
+
+def test_weights_alone_are_enough_to_predict(run, toy, tmp_path):
+    photo = next((toy / 'val').glob('*.jpg'))
+    found = []
+    for extra in ([], ['--config', CONFIG, *options(toy)]):
+        line = ['--weights', run[0] / f'epoch_{EPOCHS}.pth', '--score-thr', 0, '--out-dir', tmp_path]
+        call('tools/infer.py', photo, *line, *extra)
+        found.append((tmp_path / f'{photo.stem}.json').read_text())
+    assert found[0] == found[1] and '"score"' in found[0]
+
+
+def test_a_stored_config_is_data(tmp_path):
+    for text, words in (
+        ('model = open("x")', 'is not plain data'),
+        (None, 'holds no config'),
+        ('x = 1', 'has no model'),
+    ):
+        torch.save(dict(state_dict={}, meta=dict(cfg=text)), tmp_path / 'x.pth')
+        with pytest.raises(UserError, match=words):
+            stored_config(str(tmp_path / 'x.pth'))
+
+
+def test_a_batch_of_one_image_is_refused_with_the_remedy(toy, tmp_path):
+    changes = dict(NO_WORKERS, train_dataloader__batch_size=1)
+    done = call('tools/train.py', CONFIG, '--work-dir', tmp_path, *options(toy, **changes), check=False)
+    assert done.returncode == 2 and 'Traceback' not in done.stderr
+    assert 'error: batch norm cannot train on a batch of 1 image: set train_dataloader.batch_size' in done.stderr
+
+
+def test_a_worker_that_cannot_hand_over_a_batch_ends_the_run() -> None:
+    """As with a full /dev/shm; Python drops the batch, and PyTorch waits for it forever."""
+    code = """
+from multiprocessing.queues import Queue
+from torch.utils.data import DataLoader
+from mnv2_backbone.training.run import _REMEDIES, _end_worker
+Queue._on_queue_feeder_error = staticmethod(_end_worker)
+try:
+    list(DataLoader([1, 2], num_workers=1, collate_fn=lambda batch: lambda: batch, multiprocessing_context='fork'))
+except RuntimeError as error:
+    print([remedy for part, remedy in _REMEDIES.items() if part in str(error)])
+"""
+    done = call(sys.executable, '-c', code)
+    assert '/dev/shm' in done.stdout and 'a data worker cannot hand over a batch' in done.stderr
+
+
+@pytest.mark.parametrize(('training', 'resume'), [(True, True), (True, False), (False, False)])
+def test_other_classes_are_transferred_in_training_and_refused_elsewhere(training, resume):
+    model = torch.nn.ModuleDict(dict(decode_head=torch.nn.ModuleDict(dict(conv_seg=torch.nn.Conv2d(4, 2, 1)))))
+    loader = SimpleNamespace(dataset=SimpleNamespace(metainfo=dict(classes=('dog', 'cat'))))
+    runner = SimpleNamespace(
+        model=model,
+        _train_loop=object() if training else None,
+        _resume=resume,
+        train_dataloader=loader,
+        test_dataloader=loader,
+        logger=SimpleNamespace(info=lambda text: None),
+    )
+    state = {key: torch.rand_like(value) for key, value in model.state_dict().items()}
+    checkpoint = dict(state_dict=dict(state), meta=dict(dataset_meta=dict(classes=('cat', 'dog'))))
+    if training and not resume:
+        CheckedLoadHook().after_load_checkpoint(runner, checkpoint)
+        bias = 'decode_head.conv_seg.bias'
+        assert torch.equal(checkpoint['state_dict'][bias], state[bias].flip(0))
+        return
+    with pytest.raises(WeightsError, match='load_from instead of resume' if resume else 'test on its own classes'):
+        CheckedLoadHook().after_load_checkpoint(runner, checkpoint)
+    checkpoint['meta']['dataset_meta']['classes'] = ('Dog', 'cat')  # the same, as it is compared
+    CheckedLoadHook().after_load_checkpoint(runner, checkpoint)
 
 
 def test_a_damaged_checkpoint_is_refused(run, toy, tmp_path, capsys):

@@ -101,6 +101,8 @@ class ConvNormAct(ConvModule):
     def forward(self, x: Tensor, activate: bool = True, norm: bool = True) -> Tensor:
         """(N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride))."""
         x = self.pad(x)
+        if not isinstance(self.conv, nn.Conv2d):  # mmcv's deformable ones read all memory as contiguous
+            x = x.contiguous()
         if self.trains_in_float32 and self.training and torch.is_autocast_enabled('cpu') and x.device.type == 'cpu':
             with torch.autocast('cpu', enabled=False):
                 return super().forward(x.float(), activate, norm)

@@ -30,7 +30,6 @@ SSDLITE_INIT = (
     dict(type='Constant', layer=['_BatchNorm', 'GroupNorm'], val=1.0),
 )
 RELU6 = dict(type='mnv2_backbone.ReLU6')
-_TRAIN_OPTIONS = ('assigner', 'neg_pos_ratio', 'min_negatives', 'smoothl1_beta')
 _TEST_OPTIONS = ('score_thr', 'nms_pre', 'nms', 'max_per_img', 'min_bbox_size')
 
 
@@ -109,8 +108,8 @@ class SSDLiteHead(BaseDenseHead):
         test_cfg: ``score_thr``, ``nms_pre`` (-1: all), ``nms``, ``max_per_img``, ``min_bbox_size``.
 
     Raises:
-        ValueError: ``score_converter`` or an option in ``train_cfg`` or ``test_cfg`` is unknown, or the maps and the
-            anchor levels differ in number.
+        ValueError: ``score_converter`` or an option in ``test_cfg`` is unknown, or the maps and the anchor levels
+            differ in number.
     """
 
     def __init__(
@@ -131,9 +130,8 @@ class SSDLiteHead(BaseDenseHead):
         super().__init__(as_init_cfg(init_cfg))
         if score_converter not in ('softmax', 'sigmoid'):
             raise ValueError(f"score_converter={score_converter!r}: allowed are 'softmax' and 'sigmoid'")
-        for name, given, known in (('train_cfg', train_cfg, _TRAIN_OPTIONS), ('test_cfg', test_cfg, _TEST_OPTIONS)):
-            if unknown := [option for option in given or () if option not in known]:
-                raise ValueError(f'{name}.{unknown[0]}: no such option of SSDLite; allowed are {", ".join(known)}')
+        if unknown := [option for option in test_cfg or () if option not in _TEST_OPTIONS]:
+            raise ValueError(f'test_cfg.{unknown[0]}: no such option; allowed are {", ".join(_TEST_OPTIONS)}')
         if test_cfg and test_cfg['max_per_img'] < 1:
             raise ValueError(f'test_cfg.max_per_img={test_cfg["max_per_img"]}: allowed are integers from 1')
         self.num_classes = num_classes

@@ -35,12 +35,11 @@ _POLYGONS = re.compile(r'"segmentation":\s*\[[^"{}]*\]')
 
 @dataclass
 class Tally:
-    """How many images are used, and how many boxes or masks of each class; ``complete`` if all were looked at."""
+    """How many images of a data set are used, and how many boxes of each class if it has boxes."""
 
     images: int
-    used: Counter[str]
+    used: Counter[str] | None
     summary: str
-    complete: bool = True
 
 
 @dataclass
@@ -284,7 +283,14 @@ def read_masks(infos: Sequence[Mapping[str, Any]], load: Any, classes: Sequence[
                 )
             seen.update(classes[x] for x in labels if x != ignore)
             ignored += ignore in labels
+    if len(looked_at) == len(infos) and len(seen) < 2:
+        raise UserError(
+            f'of the classes {listing(classes, 5)} the masks have {", ".join(seen) or "none"} only, and {ignored} of '
+            f'{len(infos)} have pixels to ignore ({ignore}); write the numbers of the classes, 0, 1, ..., into them'
+        )
     counts = ', '.join(f'{name} {count}' for name, count in seen.most_common())
+    absent = [name for name in classes if name not in seen]
     text = f'{len(infos)} images with masks; of {len(looked_at)} masks looked at have pixels of {counts or "no class"}'
     text += f', {ignored} with pixels to ignore ({ignore})' * bool(ignored)
-    return Tally(len(infos), seen, text, complete=len(looked_at) == len(infos))
+    text += f'; WARNING: none has {listing(absent, 5)}' * bool(absent)
+    return Tally(len(infos), None, text)

@@ -40,7 +40,8 @@ def check_data(cfg: Config, splits: Iterable[str]) -> list[str]:
             path.
     """
     known: dict[str, Tally | None] = {}  # by data set: validation and test mostly use the same
-    lines = []
+    lines: list[str] = []
+    first: tuple[str, list[str]] | None = None
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
         if loader is None:
@@ -59,6 +60,11 @@ def check_data(cfg: Config, splits: Iterable[str]) -> list[str]:
                 lines += [f'{key}: {tally.summary}'] if tally else []
             tallies.append(known[identity])
             classes = _classes(key, dataset, kind) or []
+            first = first or (key, classes)
+            if classes != first[1]:
+                raise UserError(
+                    f'{key} has the classes {listing(classes, 5)}, {first[0]} {listing(first[1], 5)}: must be the same'
+                )
             if classes:
                 _check_num_classes(cfg.get('model'), 'model', len(classes), key)
         _check_used(split, loader, tallies, classes)
@@ -71,7 +77,8 @@ def _check_used(split: str, loader: Mapping, tallies: Sequence[Tally | None], cl
     if len(read) < len(tallies):
         return
     images, text = sum(tally.images for tally in read), '; '.join(tally.summary for tally in read)
-    if not images or not any(tally.used for tally in read):
+    counters = [tally.used for tally in read if tally.used is not None]
+    if not images or (counters and not any(counters)):
         raise UserError(f'{split}_dataloader: nothing is used: {text}')
     batch = loader.get('batch_size', 1) * int(os.environ.get('WORLD_SIZE', 1))
     if loader.get('drop_last') and images < batch:
@@ -79,7 +86,7 @@ def _check_used(split: str, loader: Mapping, tallies: Sequence[Tally | None], cl
             f'{split}_dataloader: {images} images do not fill one batch of {batch} and drop_last=True drops what is '
             f'left; set {split}_dataloader.batch_size or {split}_dataloader.drop_last=False'
         )
-    unused = [name for name in classes if not any(tally.used[name] or not tally.complete for tally in read)]
+    unused = [name for name in classes if counters and not any(counter[name] for counter in counters)]
     if split == 'train' and unused:
         raise UserError(
             f'{split}_dataloader: there is nothing to learn the class(es) {listing(unused, 5)} from: {text}. Correct '
@@ -183,6 +190,10 @@ def _classes(key: str, dataset: Mapping, kind: type) -> list[str] | None:
         if not Path(own).is_file():
             raise UserError(f'{key}.metainfo.classes is the text {own!r}; write a tuple of names: ({own!r}, )')
         own = Path(own).read_text().splitlines()
+    if own is not None and len(set(own)) < len(own):
+        raise UserError(
+            f'{key}.metainfo.classes: {listing([x for x in set(own) if list(own).count(x) > 1])} occurs twice'
+        )
     return None if own is None else list(own)
 
 
@@ -223,3 +234,7 @@ def _check_evaluators(cfg: Config, split: str) -> None:
         path = evaluator.get('ann_file')
         if isinstance(path, str) and '://' not in path and not Path(path).exists():
             raise UserError(f'{split}_evaluator.ann_file: {path} does not exist; {_SET_ROOT}')
+        dataset = cfg[f'{split}_dataloader'].dataset
+        own = Path(dataset.get('data_root') or '', dataset.get('ann_file') or '')
+        if isinstance(path, str) and own.is_file() and not own.samefile(path):
+            raise UserError(f'{split}_evaluator.ann_file is {path}, the data set has {own}: must be the same file')

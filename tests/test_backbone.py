@@ -79,8 +79,7 @@ def test_classifier_equals_slims(real_data, converted):
         assert (found[name] - expected).abs().max() <= 1e-4 * expected.abs().max(), name
 
 
-@pytest.mark.parametrize(('padding', 'size'), [('explicit', (96, 70)), ('same', (97, 129))])
-@pytest.mark.parametrize('width', [1.0, 0.35])
+@pytest.mark.parametrize(('padding', 'size', 'width'), [('explicit', (96, 70), 0.35), ('same', (97, 129), 1.0)])
 def test_finer_output_strides_agree_where_they_coincide(padding, size, width):
     x = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
     common = dict(widen_factor=width, padding=padding, out_indices='layer_19')

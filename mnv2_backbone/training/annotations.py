@@ -62,9 +62,8 @@ class Boxes:
         kept = len(small) - sum(
             few or (not boxes and options.get('filter_empty_gt', False)) for few, boxes in zip(small, self.in_image)
         )
-        images = (
-            f'{len(small)} images, {kept} used ({self.in_image.count(0)} have no boxes, {sum(small)} are too small)'
-        )
+        empty = self.in_image.count(0)
+        images = f'{len(small)} images, {kept} used ({empty} have no boxes, {sum(small)} are too small)'
         reasons = ', '.join(f'{count} {reason}' for reason, count in self.left_out.most_common())
         others = f' (the others: {reasons})' if reasons else ''
         classes = ', '.join(f'{name} {count}' for name, count in self.used.most_common())
@@ -88,13 +87,11 @@ def read_coco(path: Path, classes: Sequence[str] | None) -> Boxes:
     _check_classes(path, names, classes)
     category = _rows(path, 'category_id', boxes['category_id'], categories['id'])
     image = _rows(path, 'image_id', boxes['image_id'], images['id'])
-    if not set(map(len, boxes['bbox'])) <= {4} or not set(map(type, chain.from_iterable(boxes['bbox']))) <= set(
-        _NUMBER
-    ):
-        odd = (i for i, box in enumerate(boxes['bbox']) if len(box) != 4 or not set(map(type, box)) <= set(_NUMBER))
-        i = next(odd)
-        raise UserError(f'{path}: annotations[{i}].bbox is {boxes["bbox"][i]!r}, must be [x, y, width, height]')
-    x, y, w, h = np.fromiter(chain.from_iterable(boxes['bbox']), float).reshape(-1, 4).T
+    corners = boxes['bbox']
+    if set(map(len, corners)) - {4} or set(map(type, chain.from_iterable(corners))) - set(_NUMBER):
+        odd = next(i for i, box in enumerate(corners) if len(box) != 4 or set(map(type, box)) - set(_NUMBER))
+        raise UserError(f'{path}: annotations[{odd}].bbox is {corners[odd]!r}, must be [x, y, width, height]')
+    x, y, w, h = np.fromiter(chain.from_iterable(corners), float).reshape(-1, 4).T
     width, height = np.array(images['width'], float)[image], np.array(images['height'], float)[image]
     inside = (np.minimum(x + w, width) > np.maximum(x, 0)) & (np.minimum(y + h, height) > np.maximum(y, 0))
     reasons = {

@@ -50,21 +50,21 @@ def stored_config(checkpoint: str, options: Mapping[str, Any] | None = None) -> 
     if not isinstance(text, str):
         raise UserError(f'{checkpoint} holds no config: name it with --config')
     try:
-        values = {node.targets[0].id: _literal(node.value) for node in ast.parse(text).body}  # type: ignore[attr-defined]
+        tree = _DictCalls().visit(ast.parse(text))
+        values = {node.targets[0].id: ast.literal_eval(node.value) for node in tree.body}
     except (SyntaxError, ValueError, AttributeError) as error:
         raise UserError(f'the config in {checkpoint} is not plain data: name it with --config') from error
     return _complete(Config(values), checkpoint, options)
 
 
-def _literal(node: ast.expr) -> Any:
-    """The value of a literal, in which dicts may be written as calls."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict' and not node.args:
-        return {keyword.arg: _literal(keyword.value) for keyword in node.keywords}
-    if isinstance(node, (ast.List, ast.Tuple)):
-        return [_literal(item) for item in node.elts]
-    if isinstance(node, ast.Dict):
-        return {ast.literal_eval(key or node): _literal(value) for key, value in zip(node.keys, node.values)}
-    return ast.literal_eval(node)
+class _DictCalls(ast.NodeTransformer):
+    """Writes ``dict(a=1)`` as ``{'a': 1}``, which is a literal."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        if not isinstance(node.func, ast.Name) or node.func.id != 'dict' or node.args:
+            return node
+        return ast.Dict([ast.Constant(pair.arg) for pair in node.keywords], [pair.value for pair in node.keywords])
 
 
 def _complete(cfg: Config, path: str, options: Mapping[str, Any] | None) -> Config:

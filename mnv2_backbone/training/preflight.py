@@ -116,10 +116,11 @@ def _dataset_class(key: str, dataset: Mapping, scope: str | None) -> type:
 
 
 def _family(kind: type) -> str:
-    """The layout that the data set reads, by MMDetection's base classes, which are not imported for it."""
-    names = {base.__name__ for base in kind.__mro__}
+    """The layout that a data set reads, by the classes whose methods do it, which are not imported for it."""
+    methods = (getattr(kind, name, _family) for name in ('load_data_list', 'parse_data_info'))
+    readers = {method.__qualname__.partition('.')[0] for method in methods} - {'BaseDataset'}
     known = {'CocoDataset': 'coco', 'XMLDataset': 'voc', 'BaseSegDataset': 'masks'}
-    return next((family for name, family in known.items() if name in names), 'other')
+    return known.get(readers.pop(), 'other') if len(readers) == 1 else 'other'
 
 
 def _hint(path: Path) -> str:

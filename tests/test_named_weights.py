@@ -13,6 +13,7 @@ from conftest import ROOT, place
 from mmdet.datasets import CocoDataset, VOCDataset
 
 from mnv2_backbone import MobileNetV2
+from mnv2_backbone.data.masks import voc_colormap
 from mnv2_backbone.network.fit import WeightsError
 from mnv2_backbone.weights.fetch import obtain
 from mnv2_backbone.weights.names import WEIGHTS
@@ -49,6 +50,9 @@ def test_files_put_by_hand_are_verified_and_converted(real_data, cache, name):
     }[name]
     if name == 'ssdlite-coco':
         assert checkpoint['meta']['dataset_meta']['classes'] == CocoDataset.METAINFO['classes']
+    elif name == 'deeplabv3-voc':  # what MMSegmentation's inferencer takes the names and colours from
+        meta = checkpoint['meta']['dataset_meta']
+        assert meta['classes'][15] == 'person' and tuple(meta['palette'][15]) == tuple(voc_colormap()[15])
     net = MobileNetV2(
         out_indices=('layer_5/expansion_output',), init_cfg=dict(type='Pretrained', checkpoint=f'mnv2://{name}')
     )

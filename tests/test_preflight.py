@@ -91,7 +91,13 @@ COCO_FAULTS: dict[str, tuple[Callable[[dict], object], str]] = {
     'no surface': (everywhere('annotations', area=0), 'nothing is used: .*2 without an area'),
     'thin boxes': (everywhere('annotations', bbox=[4, 4, 0.5, 9]), 'nothing is used: .*2 without an area'),
     'outside': (everywhere('annotations', bbox=[70, 4, 20, 16]), 'nothing is used: .*2 outside their images'),
-    'NaN': (everywhere('annotations', bbox=[float('nan'), 4, 20, 16]), 'nothing is used: .*2 outside their images'),
+    'NaN': (
+        everywhere('annotations', bbox=[float('nan'), 4, 20, 16]),
+        r'annotations\[0\] has a number that is not finite',
+    ),
+    'NaN area': (everywhere('annotations', area=float('nan')), r'annotations\[0\] has a number that is not finite'),
+    'name twice': (everywhere('categories', name='cat'), 'categories has the name cat more than once'),
+    'huge crowd': (everywhere('annotations', iscrowd=10**30), 'nothing is used: .*2 crowds'),
     'crowds only': (everywhere('annotations', iscrowd=1), 'nothing is used: .*2 crowds'),
     'ignored only': (everywhere('annotations', ignore=1), 'nothing is used: .*2 marked ignore'),
     'class without boxes': (everywhere('annotations', category_id=3), r'nothing to learn the class\(es\) dog from'),
@@ -216,6 +222,8 @@ def voc(root: Path, *texts: str, names: str | None = None) -> Config:
             '0.jpg is 64x48 once decoded.* is for 48x64',
         ),
         ('{}', '0.xml is not XML'),
+        ('<?xml version="1.0" encoding="foo-8"?>' + GOOD, '0.xml is not XML'),
+        (GOOD.replace('>20<', '>inf<'), r"object\[0\]/bndbox/xmax is 'inf', must be float"),
     ],
 )
 def test_an_xml_file_that_contradicts_itself_is_refused(text, words, tmp_path):
@@ -298,7 +306,10 @@ def check_masks(root: Path, masks: dict[str, np.ndarray], **options: Any) -> str
         pipeline=[dict(type='LoadAnnotations')],
     )
     loader = dict(batch_size=3, drop_last=options.pop('drop_last', False), dataset={**dataset, **options})
-    return '\n'.join(check_data(Config(dict(default_scope='mmseg', train_dataloader=loader)), ['train']))
+    cfg = dict(
+        default_scope='mmseg', model=dict(decode_head=dict(num_classes=len(loader['dataset']['metainfo']['classes'])))
+    )
+    return '\n'.join(check_data(Config(dict(cfg, train_dataloader=loader)), ['train']))
 
 
 def halves(value: int, dtype: type = np.uint8) -> np.ndarray:
@@ -312,9 +323,9 @@ def halves(value: int, dtype: type = np.uint8) -> np.ndarray:
     [
         (halves(255), r'of the classes cat, dog the masks have cat only, and 1 of 1 have pixels to ignore \(255\)'),
         (halves(7), r'a.png has the label 7; with num_classes=2 allowed are 0 to 1, and 255 for pixels to ignore'),
-        (halves(256, np.uint16), 'a.png has the value 256; must be one channel of class numbers, up to 255'),
+        (halves(256, np.uint16), 'a.png has the value 256; must be one channel of class numbers, 0 to 255'),
         (halves(257, np.uint16), 'a.png has the value 257'),
-        (np.repeat(halves(1)[..., None], 3, 2), 'a.png has the channels RGB'),
+        (np.repeat(halves(1)[..., None], 3, 2), 'a.png has the mode RGB'),
         (halves(1)[::2, ::2], 'a.png is 16x12, its image 32x24'),
         (halves(1).T, 'a.png is 24x32, its image 32x24'),
     ],
@@ -324,10 +335,24 @@ def test_masks_that_do_not_fit_are_refused(mask, words, tmp_path):
         check_masks(tmp_path, {'a': mask})
 
 
+def test_masks_are_sampled_where_there_are_many(tmp_path, monkeypatch):
+    monkeypatch.setattr('mnv2_backbone.training.annotations._SAMPLE', 2)
+    with pytest.raises(UserError, match='the masks have cat only, and 2 of 2 have pixels to ignore'):
+        check_masks(tmp_path, {name: halves(255) for name in 'abc'})
+    wrong = {'b': halves(1).astype(np.uint16) * 300}  # not looked at for its classes
+    with pytest.raises(UserError, match='b.png has the value 300'):
+        check_masks(tmp_path, {'a': halves(1), **wrong, 'c': halves(1)})
+
+
 def test_masks_are_found_as_mmsegmentation_finds_them(tmp_path):
     masks = {name: halves(1) for name in ('a', 'b', 'more/c')}
     line = check_masks(tmp_path, masks)
-    assert '3 images with masks; of 3 masks looked at have pixels of cat 3, dog 3' in line
+    assert '3 images with masks; of 3 masks looked at have pixels of cat 3, dog 3' in line and 'WARNING' not in line
+    image(tmp_path / 'images/d.JPG')
+    assert 'WARNING: 1 images do not end in .jpg (img_suffix) and are not used: d.JPG' in check_masks(tmp_path, masks)
+    (tmp_path / 'images/d.JPG').unlink()
+    with pytest.raises(UserError, match='decode_head.ignore_index differ'):
+        check_masks(tmp_path, masks, ignore_index=9)
     (tmp_path / 'images/.hidden.jpg').touch()  # of a file system, without a mask
     assert check_masks(tmp_path, masks) == line
     assert 'dog 3' in check_masks(tmp_path, {name: halves(1).astype(np.uint16) for name in masks})
@@ -375,9 +400,15 @@ def test_data_sets_and_evaluators_agree(tmp_path):
         (dict(val_dataloader=turned), 'val_dataloader.dataset has the classes cat, train_dataloader.dataset cat, dog'),
         (
             dict(val_evaluator=dict(evaluator, ann_file=str(tmp_path / 'other.json'))),
-            'other.json, the data set has .*a.json',
+            'other.json, val_dataloader.dataset has .*a.json',
         ),
         (dict(train_dataloader=dict(dataset=dict(data, metainfo=dict(classes=('cat', 'cat'))))), 'cat occurs twice'),
+        (dict(train_dataloader=dict(loader, batch_size=3, drop_last=True)), '2 images do not fill one batch of 3'),
     ):
         with pytest.raises(UserError, match=words):
             check_data(Config({**good, **change}), ['train', 'val'])
+    for more in (dict(type='RepeatDataset', times=2, dataset=loader['dataset']),):
+        check_data(Config({**good, 'train_dataloader': dict(batch_size=3, drop_last=True, dataset=more)}), ['train'])
+    few = dict(batch_size=2, drop_last=True, dataset=dict(loader['dataset'], indices=1))
+    with pytest.raises(UserError, match='1 images do not fill one batch of 2'):
+        check_data(Config({**good, 'train_dataloader': few}), ['train'])

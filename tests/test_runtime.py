@@ -61,8 +61,17 @@ def test_resume_point_is_the_newest_whole_checkpoint(tmp_path: Path) -> None:
     for pointer in ('', str(tmp_path / 'epoch_11.pth'), '/elsewhere/epoch_10.pth'):
         (tmp_path / 'last_checkpoint').write_text(pointer)
         assert find_resume_point(tmp_path) == str(tmp_path / 'epoch_10.pth')
-    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_9.pth'))
+    (tmp_path / 'other').mkdir()
+    torch.save({'epoch': 9}, tmp_path / 'other/epoch_9.pth')  # of the folder that this one was copied from
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'other/epoch_9.pth'))
     assert find_resume_point(tmp_path) == str(tmp_path / 'epoch_9.pth')
+
+
+@pytest.mark.parametrize('content', [[1, 2], torch.zeros(2), dict(state_dict=None), dict(state_dict=[1])])
+def test_files_without_a_state_dict_are_refused(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / 'x.pth')
+    with pytest.raises(CheckpointError, match='x.pth is a PyTorch file without a state dict'):
+        read_checkpoint(tmp_path / 'x.pth')
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,6 +243,9 @@ def test_a_new_data_root_reaches_every_copy_of_it() -> None:
     assert cfg.train_dataloader == dict(dataset=dict(data_root='/mnt/c/', x=('/mnt/c', 1)), batch_size=2)
     assert cfg.val_dataloader.dataset.data_root == 'data/coco_small/'
     assert cfg.val_evaluator[0].ann_file == '/mnt/c/annotations/val.json'
+    elsewhere = Config(dict(data_root='data/', train_dataloader=dict(dataset=dict(data_root='mine/'))))
+    with pytest.raises(UserError, match='data_root: no path of the config lies below its data_root'):
+        apply_options(elsewhere, {'data_root': 'x'})
 
 
 def test_options_may_add_what_configs_leave_out() -> None:

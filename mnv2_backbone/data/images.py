@@ -17,6 +17,8 @@ from PIL import Image
 from ..errors import UserError
 from ..registry import HOOKS, TRANSFORMS
 
+#: The suffixes of image files.
+IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 #: How a JPEG and a PNG file begins, and what must stand near its end, or it was cut off.
 _ENDINGS = {b'\xff\xd8': b'\xff\xd9', b'\x89PNG': b'IEND'}
 

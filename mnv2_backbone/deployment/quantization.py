@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ..data.images import IMAGES
 from ..errors import UserError
 
 #: Convolutions that stay in floating point, counted from the image on (the first layer and the first bottleneck). Their
@@ -15,8 +16,6 @@ from ..errors import UserError
 FIRST = 3
 #: Images for calibration at most, spread evenly over the folder.
 MOST_IMAGES = 128
-#: The suffixes of image files.
-IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 
 
 def read_images(folder: Path) -> list[np.ndarray]:

@@ -95,7 +95,9 @@ def read_checkpoint(filename: str | os.PathLike[str], map_location: Any = 'cpu',
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise CheckpointError(f'{filename} is not a PyTorch checkpoint, or it is damaged: {error}') from error
-    if isinstance(checkpoint, dict) and isinstance(checkpoint.get('meta'), dict):
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get('state_dict', {}), dict):
+        raise CheckpointError(f'{filename} is a PyTorch file without a state dict')
+    if isinstance(checkpoint.get('meta'), dict):
         checkpoint['meta'].pop('config', None)
     return checkpoint
 
@@ -117,9 +119,9 @@ def find_resume_point(work_dir: str | os.PathLike[str]) -> str | None:
     """
     folder = Path(work_dir)
     pointer = folder / 'last_checkpoint'
-    named = [Path(pointer.read_text().strip())] if pointer.is_file() else []
+    named = [folder / Path(pointer.read_text().strip()).name] if pointer.is_file() else []
     saved = [*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')]
-    # A folder that was moved still holds its checkpoints: look beside the pointer as well as where it points.
+    # By its name alone: a folder that was copied holds its own checkpoints, whatever path is written there.
     for path in named + sorted(saved, key=lambda path: path.stat().st_mtime, reverse=True):
         # torch.save writes a zip archive, whose directory comes last: without it the file is not whole.
         if path.is_file() and zipfile.is_zipfile(path):

@@ -95,7 +95,8 @@ def check_fit(
         for key in own
         if key in given and given[key].shape != own[key].shape
     ]
-    problems = _named(missing=missing, left_over=left_over, of_the_wrong_shape=wrong)
+    nan = [key for key, value in given.items() if value.is_floating_point() and not value.isfinite().all()]
+    problems = _named(missing=missing, left_over=left_over, of_the_wrong_shape=wrong, with_NaN_or_infinity=nan)
     if problems:
         hint = _hint(module, state_dict) if wrong or not set(own) & set(given) else ''
         raise WeightsError('\n  '.join([f'the weights do not fit {type(module).__name__}{hint}', *problems]))

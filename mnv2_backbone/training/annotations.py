@@ -62,8 +62,9 @@ class Boxes:
         kept = len(small) - sum(
             few or (not boxes and options.get('filter_empty_gt', False)) for few, boxes in zip(small, self.in_image)
         )
-        empty = self.in_image.count(0)
+        empty, again = self.in_image.count(0), len(self.files) - len(set(self.files))
         images = f'{len(small)} images, {kept} used ({empty} have no boxes, {sum(small)} are too small)'
+        images += f', WARNING: {again} are listed again' * bool(again)
         reasons = ', '.join(f'{count} {reason}' for reason, count in self.left_out.most_common())
         others = f' (the others: {reasons})' if reasons else ''
         classes = ', '.join(f'{name} {count}' for name, count in self.used.most_common())
@@ -91,15 +92,19 @@ def read_coco(path: Path, classes: Sequence[str] | None) -> Boxes:
     if set(map(len, corners)) - {4} or set(map(type, chain.from_iterable(corners))) - set(_NUMBER):
         odd = next(i for i, box in enumerate(corners) if len(box) != 4 or set(map(type, box)) - set(_NUMBER))
         raise UserError(f'{path}: annotations[{odd}].bbox is {corners[odd]!r}, must be [x, y, width, height]')
-    x, y, w, h = np.fromiter(chain.from_iterable(corners), float).reshape(-1, 4).T
+    numbers = np.fromiter(chain.from_iterable(corners), float).reshape(-1, 4)
+    area = np.array(boxes['area'], float)
+    if (infinite := ~np.isfinite(numbers).all(1) | ~np.isfinite(area)).any():
+        raise UserError(f'{path}: annotations[{np.argmax(infinite)}] has a number that is not finite')
+    x, y, w, h = numbers.T
     width, height = np.array(images['width'], float)[image], np.array(images['height'], float)[image]
     inside = (np.minimum(x + w, width) > np.maximum(x, 0)) & (np.minimum(y + h, height) > np.maximum(y, 0))
     reasons = {
         'of other classes': ~np.isin(category, [i for i, name in enumerate(names) if name in (classes or names)]),
         'marked ignore': np.array([bool(entry.get('ignore')) for entry in content['annotations']], bool),
-        'without an area': ~(np.array(boxes['area'], float) > 0) | ~(w >= 1) | ~(h >= 1),
+        'without an area': (area <= 0) | (w < 1) | (h < 1),
         'outside their images': ~inside,
-        'crowds': np.array(boxes['iscrowd'], int) > 0,
+        'crowds': np.array([bool(crowd) for crowd in boxes['iscrowd']], bool),
     }
     reason = np.select(list(reasons.values()), range(1, len(reasons) + 1), 0)
     counts = np.bincount(reason, minlength=len(reasons) + 1).tolist()
@@ -154,6 +159,8 @@ def _rows(path: Path, name: str, ids: list[int], known: list[int]) -> np.ndarray
 
 
 def _check_classes(path: Path, names: list[str], classes: Sequence[str] | None) -> None:
+    if twice := {name for name in names if names.count(name) > 1 and name in (classes or names)}:
+        raise UserError(f'{path}: categories has the name {listing(sorted(twice), 3)} more than once')
     missing = [name for name in classes or () if name not in names]
     if missing:
         raise UserError(
@@ -165,7 +172,7 @@ def _check_classes(path: Path, names: list[str], classes: Sequence[str] | None) 
         # MMDetection numbers classes in the order of the file: in any other order, names would be swapped.
         raise UserError(
             f'the classes {listing(classes, 100)} have another order than in {path}; '
-            f'set metainfo=dict(classes=...) to {tuple(in_order)!r}'
+            f'set metainfo=dict(classes=...) of all data sets to {tuple(in_order)!r}, or reorder its categories'
         )
 
 
@@ -191,7 +198,7 @@ def read_xml(folder: Path, names: Sequence[str], classes: Sequence[str]) -> Boxe
     for path in (folder / f'{name}.xml' for name in names):
         try:
             root = ElementTree.parse(path).getroot()
-        except ElementTree.ParseError as error:
+        except (ElementTree.ParseError, LookupError, ValueError) as error:
             raise UserError(f'{path} is not XML: {error}') from error
         width = height = math.inf  # the reader takes the image's
         if root.find('size') is not None:
@@ -221,7 +228,10 @@ def read_xml(folder: Path, names: Sequence[str], classes: Sequence[str]) -> Boxe
 def _number(path: Path, root: ElementTree.Element, place: str, kind: Callable[[Any], float], entry: str = '') -> float:
     text = root.findtext(place)
     try:
-        return kind(text)
+        number = kind(text)
+        if not abs(number) < 1e9:
+            raise ValueError
+        return number
     except (TypeError, ValueError):
         found = 'is missing' if text is None else f'is {text!r}'
         raise UserError(f'{path}: {entry}{place} {found}, must be {getattr(kind, "__name__", "")}') from None
@@ -261,15 +271,16 @@ def read_masks(infos: Sequence[Mapping[str, Any]], load: Any, classes: Sequence[
         try:
             with Image.open(path) as mask:
                 mode, size = mask.mode, (mask.height, mask.width)
-                most = int(np.asarray(mask).max(initial=0)) if mode not in ('1', 'L', 'P') else 0
+                values = np.asarray(mask if mode not in ('1', 'L', 'P') else 0)
+                extremes = [x for x in (values.min(), values.max()) if not 0 <= x <= 255 or x != int(x)]
         except Exception as error:  # whatever a decoder raises at damaged input
             raise UserError(f'the mask {path} cannot be read: {error}') from error
         image = decoded_size(Path(info['img_path']))
         if image and image != size:
             raise UserError(f'the mask {path} is {size[1]}x{size[0]}, its image {image[1]}x{image[0]}')
-        if mode in ('RGB', 'RGBA', 'LA', 'PA', 'CMYK') or most > 255:
-            found = f'the value {most}' if most > 255 else f'the channels {mode}'
-            raise UserError(f'the mask {path} has {found}; must be one channel of class numbers, up to 255')
+        if mode == 'F' or values.ndim > 2 or extremes:
+            found = f'the value {extremes[0]}' if extremes else f'the mode {mode}'
+            raise UserError(f'the mask {path} has {found}; must be one channel of class numbers, 0 to 255')
         if i in looked_at:
             labels = np.flatnonzero(np.bincount(load(dict(info))['gt_seg_map'].ravel(), minlength=256)).tolist()
             if wrong := [x for x in labels if x >= len(classes) and x != ignore]:
@@ -280,10 +291,10 @@ def read_masks(infos: Sequence[Mapping[str, Any]], load: Any, classes: Sequence[
                 )
             seen.update(classes[x] for x in labels if x != ignore)
             ignored += ignore in labels
-    if len(looked_at) == len(infos) and len(seen) < 2:
+    if len(seen) < 2:
         raise UserError(
             f'of the classes {listing(classes, 5)} the masks have {", ".join(seen) or "none"} only, and {ignored} of '
-            f'{len(infos)} have pixels to ignore ({ignore}); write the numbers of the classes, 0, 1, ..., into them'
+            f'{len(looked_at)} have pixels to ignore ({ignore}); write the numbers of the classes, 0, 1, ..., into them'
         )
     counts = ', '.join(f'{name} {count}' for name, count in seen.most_common())
     absent = [name for name in classes if name not in seen]

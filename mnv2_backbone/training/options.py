@@ -94,8 +94,11 @@ def apply_options(cfg: Config, options: Mapping[str, Any] | None) -> None:
             _find_place(tree, key)
     if 'data_root' in options:
         old, new = cfg.get('data_root'), str(options.pop('data_root'))
-        for name in list(cfg.keys()):
-            cfg[name] = _moved(cfg[name], old, new) if old else cfg[name]
+        before = repr(cfg)
+        for name in list(cfg.keys() if old else ()):
+            cfg[name] = cfg[name] if name == 'data_root' else _moved(cfg[name], old, new)
+        if repr(cfg) == before and str(old).rstrip('/') != new.rstrip('/'):
+            raise UserError(f'--cfg-options data_root: no path of the config lies below its data_root, {old!r}')
         cfg.data_root = new
     try:
         cfg.merge_from_dict(options)

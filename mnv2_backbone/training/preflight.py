@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import DATASETS, TRANSFORMS
 
+from ..data.images import IMAGES
 from ..errors import UserError, listing
 from .annotations import Tally, check_sizes, read_coco, read_masks, read_names, read_xml
 
@@ -58,13 +60,16 @@ def check_data(cfg: Config, splits: Iterable[str]) -> list[str]:
                 except UserError as error:
                     raise UserError(str(error) if key in str(error) else f'{key}: {error}') from error
                 lines += [f'{key}: {tally.summary}'] if tally else []
-            tallies.append(known[identity])
+            tallies.append(_limited(known[identity], dataset.get('indices')))
             classes = _classes(key, dataset, kind) or []
             first = first or (key, classes)
             if classes != first[1]:
                 raise UserError(
                     f'{key} has the classes {listing(classes, 5)}, {first[0]} {listing(first[1], 5)}: must be the same'
                 )
+            head = (cfg.get('model') or {}).get('decode_head')
+            if isinstance(head, Mapping) and head.get('ignore_index', 255) != dataset.get('ignore_index', 255):
+                raise UserError(f'{key}.ignore_index and model.decode_head.ignore_index differ: must be the same')
             if classes:
                 _check_num_classes(cfg.get('model'), 'model', len(classes), key)
         _check_used(split, loader, tallies, classes)
@@ -77,6 +82,7 @@ def _check_used(split: str, loader: Mapping, tallies: Sequence[Tally | None], cl
     if len(read) < len(tallies):
         return
     images, text = sum(tally.images for tally in read), '; '.join(tally.summary for tally in read)
+    images *= loader['dataset'].get('times', 1)
     counters = [tally.used for tally in read if tally.used is not None]
     if not images or (counters and not any(counters)):
         raise UserError(f'{split}_dataloader: nothing is used: {text}')
@@ -92,6 +98,13 @@ def _check_used(split: str, loader: Mapping, tallies: Sequence[Tally | None], cl
             f'{split}_dataloader: there is nothing to learn the class(es) {listing(unused, 5)} from: {text}. Correct '
             'the annotations, or take these classes out of metainfo and num_classes'
         )
+
+
+def _limited(tally: Tally | None, indices: int | Sequence[int] | None) -> Tally | None:
+    """With no more images than the option ``indices`` of a data set leaves."""
+    if tally is None or indices is None:
+        return tally
+    return replace(tally, images=min(tally.images, indices if isinstance(indices, int) else len(indices)))
 
 
 def _leaves(key: str, dataset: Mapping) -> Iterator[tuple[str, Mapping]]:
@@ -174,13 +187,19 @@ def _read_masks(dataset: Mapping, scope: str | None, classes: Sequence[str] | No
     if not infos:
         raise UserError(f'no image in {reader.data_prefix["img_path"]} ends in {reader.img_suffix} (img_suffix)')
     _check_exist(reader.ann_file, [Path(info['img_path']) for info in infos])
+    names = [path.name for path in Path(reader.data_prefix['img_path']).rglob('*.*') if not path.name.startswith('.')]
+    others = [name for name in names if name.lower().endswith(IMAGES) and not name.endswith(reader.img_suffix)]
     steps = [step for step in dataset.get('pipeline') or () if step['type'].endswith('LoadAnnotations')]
     if not steps or classes is None or not all('seg_map_path' in info for info in infos):
         return None
     _check_exist(reader.ann_file or reader.data_prefix['img_path'], [Path(info['seg_map_path']) for info in infos])
     with TRANSFORMS.switch_scope_and_registry(scope) as registry:
         load = registry.build(steps[0])
-    return read_masks(infos, load, classes, reader.ignore_index)
+    tally = read_masks(infos, load, classes, reader.ignore_index)
+    if others and not dataset.get('ann_file'):
+        warning = f'; WARNING: {len(others)} images do not end in {reader.img_suffix} (img_suffix) and are not used: '
+        tally = replace(tally, summary=tally.summary + warning + listing(others, 3))
+    return tally
 
 
 def _classes(key: str, dataset: Mapping, kind: type) -> list[str] | None:
@@ -235,7 +254,7 @@ def _check_evaluators(cfg: Config, split: str) -> None:
         path = evaluator.get('ann_file')
         if isinstance(path, str) and '://' not in path and not Path(path).exists():
             raise UserError(f'{split}_evaluator.ann_file: {path} does not exist; {_SET_ROOT}')
-        dataset = cfg[f'{split}_dataloader'].dataset
-        own = Path(dataset.get('data_root') or '', dataset.get('ann_file') or '')
-        if isinstance(path, str) and own.is_file() and not own.samefile(path):
-            raise UserError(f'{split}_evaluator.ann_file is {path}, the data set has {own}: must be the same file')
+        for key, dataset in _leaves(f'{split}_dataloader.dataset', cfg[f'{split}_dataloader'].dataset):
+            own = Path(dataset.get('data_root') or '', dataset.get('ann_file') or '')
+            if isinstance(path, str) and own.is_file() and not own.samefile(path):
+                raise UserError(f'{split}_evaluator.ann_file is {path}, {key} has {own}: must be the same file')

@@ -28,6 +28,9 @@ def prepare_training(args: argparse.Namespace) -> tuple[Config, list[str]]:
 
 def prepare_testing(args: argparse.Namespace) -> tuple[Config, list[str]]:
     """Reads the config of a test and changes it as the options say; returns it, and a line for each change."""
+    for path in (args.show_dir, args.out and os.path.dirname(args.out)):
+        if path:  # before the work, not after it
+            os.makedirs(path, exist_ok=True)
     return _prepare(args, (_place, _name_damaged_images, _use_weights, _draw, _use_tta, _save_predictions, _distribute))
 
 

@@ -102,7 +102,9 @@ def _check(cfg: Config, args: argparse.Namespace) -> list[str]:
     found = check_data(cfg, splits)
     name = cfg.get('load_from')
     if name and '://' not in name:
-        read_checkpoint(name, mmap=True)
+        checkpoint = read_checkpoint(name, mmap=True)
+        if cfg.get('resume') and not {'optimizer', 'meta'} <= checkpoint.keys():
+            raise UserError(f'{name} holds weights only, nothing to resume; start from it with --cfg-options load_from')
     return found
 
 

@@ -83,9 +83,12 @@ def test_what_goes_wrong_with_one_file_is_named_and_the_others_are_done(real_dat
     with open(odd, 'wb') as file:
         file.write(room)
     (out / 'more/kitchen.jpg').mkdir(parents=True)  # where a result should go
+    (photos / 'notes.gif').touch()
+    (photos / 'empty.jpg').touch()
     done = infer(photos, photos / 'more/kitchen.jpg', '--out-dir', out)
-    assert done.returncode == 1 and '2 of 4 files done' in done.stdout, done.stderr
-    assert done.stdout.count('skipped: ') == 2
+    assert '1 files are no images or videos: notes.gif' in done.stderr and 'empty.jpg: the file is empty' in done.stdout
+    assert done.returncode == 1 and '2 of 5 files done' in done.stdout, done.stderr
+    assert done.stdout.count('skipped: ') == 3
     assert 'broken.jpg: ' in done.stdout and 'Is a directory' in done.stdout
     assert (out / 'room.json').is_file() and os.path.exists(os.fsencode(out) + b'/caf\xe9.json')
 
@@ -162,6 +165,12 @@ def test_a_segmenter_gives_an_indexed_mask(real_data, cache, tmp_path):
         (['x.jpg', '--weights', 'mine.pth'], 'checkpoint mine.pth does not exist'),
         (['x.jpg', '--weights', 'mnv2://imagenet-1.0'], '--weights mnv2://imagenet-1.0: name their --config too'),
         (['x.jpg', '--max-size', '3'], '--max-size 3: allowed are integers from 32'),
+        (
+            ['docs/photos.jpg', '--coco', 'docs/photos.jpg'],
+            '--coco docs/photos.jpg: a source, a result or a folder has',
+        ),
+        (['docs/photos.jpg', '--coco', 'outputs/photos.json'], '--coco outputs/photos.json: a source, a result'),
+        (['docs/photos.jpg', '--out-dir', 'README.md/x'], '--out-dir: nothing can be written to README.md/x'),
     ],
 )
 def test_a_wrong_option_is_named(arguments, words, monkeypatch, capsys):

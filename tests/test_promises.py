@@ -23,6 +23,7 @@ from mmseg.structures import SegDataSample
 
 from mnv2_backbone import LRASPP, DeepLabHead, MobileNetV2, feature_info
 from mnv2_backbone.errors import WeightsError
+from mnv2_backbone.network.fit import load_backbone
 from mnv2_backbone.training.options import load_config
 
 CONFIGS = sorted(path.name for path in (ROOT / 'configs').glob('*.py'))
@@ -223,6 +224,20 @@ def test_a_prefix_is_obeyed(tmp_path):
         assert torch.equal(net.layer_1.conv.weight, wanted.layer_1.conv.weight)
     with pytest.raises(WeightsError, match='do not fit'):
         MobileNetV2(0.35, init_cfg=dict(init_cfg, prefix='student')).init_weights()
+    net = MobileNetV2(0.35, out_indices=(2,), init_cfg=[init_cfg])  # a list, as mmengine allows
+    net.init_weights()
+    assert torch.equal(net.layer_1.conv.weight, first.layer_1.conv.weight)
+    for bad in ([init_cfg, dict(type='Constant', layer='Conv2d', val=1)], dict(init_cfg, prefx='teacher')):
+        with pytest.raises(ValueError, match='Pretrained stands alone'):
+            MobileNetV2(0.35, init_cfg=bad).init_weights()
+
+
+def test_weights_with_nan_are_refused():
+    net = MobileNetV2(0.35, out_indices=(1,))
+    state = {key: x.clone() for key, x in net.state_dict().items()}
+    state['layer_1.bn.bias'][3] = float('nan')
+    with pytest.raises(WeightsError, match='1 with NaN or infinity: layer_1.bn.bias'):
+        load_backbone(net, state)
 
 
 def test_what_a_file_says_about_its_weights_is_compared_with_the_network(tmp_path):

@@ -164,7 +164,7 @@ def small(tmp_path_factory):
         dict(iou_threshold=st.sampled_from([0.3, 0.7])),
         optional=dict(
             class_agnostic=st.booleans(),
-            split_thr=st.just(50),
+            split_thr=st.just(50),  # beyond it mmcv goes class by class
             max_num=st.just(7),
             type=st.sampled_from(['nms', 'soft_nms']),
         ),

@@ -151,6 +151,14 @@ def test_a_second_run_does_not_replace_the_checkpoints_of_the_first(run, toy, ca
     assert before == {path.name: path.stat().st_mtime_ns for path in work_dir.glob('*.pth')}
 
 
+def test_weights_alone_cannot_be_resumed(run, toy, tmp_path, capsys):
+    torch.save(dict(state_dict=read_checkpoint(run[0] / 'epoch_1.pth')['state_dict']), tmp_path / 'w.pth')
+    line = [CONFIG, '--work-dir', str(tmp_path / 'work'), '--resume', str(tmp_path / 'w.pth'), *options(toy)]
+    assert cli.train(line) == 2
+    assert 'w.pth holds weights only, nothing to resume; start from it with' in capsys.readouterr().err
+    assert not (tmp_path / 'work').exists()
+
+
 def test_weights_alone_are_enough_to_predict(run, toy, tmp_path):
     photo = next((toy / 'val').glob('*.jpg'))
     found = []

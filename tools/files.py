@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -13,7 +14,7 @@ import cv2
 import numpy as np
 
 from mnv2_backbone.deployment.quantization import IMAGES
-from mnv2_backbone.errors import UserError, whole_file
+from mnv2_backbone.errors import UserError, listing, whole_file
 
 #: How the files of results end.
 RESULTS = ('.jpg', '.png', '.json', '.mp4')
@@ -52,6 +53,9 @@ def find_sources(whats: Sequence[str], out: Path) -> list[Source]:
             reason = 'has no images or videos' if paths else 'does not exist and matches no file'
             raise UserError(f'{what}: {reason}; known are {" ".join(IMAGES + VIDEOS)}')
         found.update(known)
+        others = [path.name for path in paths if path.is_file() and os.path.abspath(path) not in known]
+        if others:
+            print(f'{what}: {len(others)} files are no images or videos: {listing(others, 3)}', file=sys.stderr)
     base = os.path.commonpath(map(os.path.abspath, bases))
     names = {path: Path(full).relative_to(base) for full, path in found.items()}
     stems = {name.with_suffix('') for name in names.values()}

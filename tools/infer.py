@@ -5,11 +5,13 @@ tools/export.py wrote.
 """
 
 import argparse
+import os
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 
-from files import FilePredictor, Source, find_sources, write_coco
+from files import RESULTS, FilePredictor, Source, find_sources, write_coco
 from mmengine.config import DictAction
 from rich.progress import Progress
 
@@ -49,13 +51,30 @@ def main() -> int:
     args.weights = args.weights or f'mnv2://{DEFAULT}'
     check_model(args)
     sources = find_sources(args.sources, args.out_dir)
-    if args.coco and (videos := [str(source.path) for source in sources if source.is_video]):
-        raise UserError(f'--coco: videos have no place in a COCO file: {listing(videos, 3)}')
+    check_outputs(args, sources)
     with setting_up():
         predictor = load(args)
         if args.coco and predictor.segments:
             raise UserError(f'--coco is for detectors, {args.weights} is a segmenter')
         return run(predictor, sources, args.out_dir, args.coco)
+
+
+def check_outputs(args: argparse.Namespace, sources: list[Source]) -> None:
+    """Checks before any work that results can be written, and that a COCO file replaces nothing."""
+    if args.coco:
+        if videos := [str(source.path) for source in sources if source.is_video]:
+            raise UserError(f'--coco: videos have no place in a COCO file: {listing(videos, 3)}')
+        results = [f'{args.out_dir / source.name}{suffix}' for source in sources for suffix in RESULTS]
+        taken = {os.path.abspath(path) for path in (*results, *(source.path for source in sources))}
+        if os.path.abspath(args.coco) in taken or args.coco.is_dir():
+            raise UserError(f'--coco {args.coco}: a source, a result or a folder has this name; take another')
+    for option, folder in (('--out-dir', args.out_dir), ('--coco', args.coco and args.coco.parent)):
+        try:
+            if folder:
+                folder.mkdir(parents=True, exist_ok=True)
+                tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise UserError(f'{option}: nothing can be written to {folder}: {error}') from error
 
 
 def check_model(args: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from PIL import Image
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..registry import HOOKS, TRANSFORMS
 
 #: The suffixes of image files.
@@ -68,6 +68,8 @@ class LoadImage(LoadImageFromFile):
 
     def _open(self, path: str) -> bytes:
         data: bytes = fileio.get(path, backend_args=self.backend_args)
+        if not data:
+            raise ValueError('the file is empty')
         _check_complete(data)
         return data
 
@@ -90,7 +92,7 @@ class LoadImage(LoadImageFromFile):
             return step(*args)
         except Exception as error:  # whatever a decoder raises at damaged input
             if not self.skip_corrupt:
-                raise UnreadableImageError(f'cannot read the image {path}: {error}') from error
+                raise UnreadableImageError(f'cannot read the image {path}: {one_line(error)}') from error
             self._skip(path, error)
             return None
 
@@ -123,7 +125,7 @@ class LoadImage(LoadImageFromFile):
             # One short write in append mode does not mix with those of other workers.
             file = os.open(self.skipped_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             try:
-                os.write(file, f'{path}: {" ".join(str(error).split())}\n'.encode(errors='backslashreplace'))
+                os.write(file, f'{path}: {one_line(error)}\n'.encode(errors='backslashreplace'))
             finally:
                 os.close(file)
 

@@ -186,12 +186,14 @@ def suppress(boxes: Tensor, scores: Tensor, cfg: Mapping[str, Any]) -> InstanceD
         values, anchors, labels, count = values[order], anchors[order], labels[order], len(order)
     if not count:
         return InstanceData(bboxes=boxes[:0], scores=values[:0], labels=labels[:0])
-    wanted = cfg['max_per_img']
+    wanted, nms = cfg['max_per_img'], dict(cfg['nms'])
+    if nms.get('class_agnostic'):  # beyond split_thr boxes mmcv would forget it
+        nms['split_thr'] = count + 1
     # others than the plain NMS change scores: they need all boxes
-    taken = min(count, 4 * wanted) if cfg['nms'].get('type', 'nms') == 'nms' else count
+    taken = min(count, 4 * wanted) if nms.get('type', 'nms') == 'nms' else count
     while True:
         top, order = values.topk(taken)
-        found, keep = batched_nms(boxes[anchors[order]], top, labels[order], dict(cfg['nms']))
+        found, keep = batched_nms(boxes[anchors[order]], top, labels[order], dict(nms))
         if len(keep) >= wanted or taken == count:
             break
         taken = min(count, 4 * taken)

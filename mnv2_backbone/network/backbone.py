@@ -164,12 +164,18 @@ class MobileNetV2(BaseModule):
         The checkpoint may be a backbone's or that of a larger network with ``backbone.*`` in it, and may have more
         layers.
         """
-        if not isinstance(self.init_cfg, dict) or self.init_cfg.get('type') != 'Pretrained':
+        cfgs = self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg or {}]
+        pretrained = [cfg for cfg in cfgs if cfg.get('type') == 'Pretrained']
+        if pretrained and (
+            len(cfgs) > 1 or not pretrained[0].keys() <= {'type', 'checkpoint', 'prefix', 'map_location'}
+        ):
+            raise ValueError(f'init_cfg={self.init_cfg}: Pretrained stands alone, with checkpoint and maybe prefix')
+        if not pretrained:
             super().init_weights()
         elif not self._initialized:
-            checkpoint = _load_checkpoint(self.init_cfg['checkpoint'], map_location='cpu')
+            checkpoint = _load_checkpoint(pretrained[0]['checkpoint'], map_location='cpu')
             check_meta(self, checkpoint.get('meta'))
-            state, prefix = checkpoint.get('state_dict', checkpoint), self.init_cfg.get('prefix')
+            state, prefix = checkpoint.get('state_dict', checkpoint), pretrained[0].get('prefix')
             load_backbone(self, state, prefix=prefix and f'{prefix.rstrip(".")}.')
             self._initialized = self.is_init = True
 

@@ -4,6 +4,7 @@ Source: ``object_detection/models/{ssd_mobilenet_v2_feature_extractor,feature_ma
 ``ssdlite_mobilenet_v2_coco.config``; arXiv 1801.04381, section 6.2.
 """
 
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -226,6 +227,8 @@ class SSDLiteHead(BaseDenseHead):
         """
         cfg = self.test_cfg if cfg is None else cfg
         assert cfg is not None, 'built without test_cfg'
+        if cfg.nms.get('class_agnostic'):  # beyond split_thr boxes mmcv would forget it
+            cfg = ConfigDict(cfg, nms=dict(cfg.nms, split_thr=sys.maxsize))
         logits, codes = self.flatten(cls_scores, bbox_preds)
         anchors = self._anchors(cls_scores, batch_img_metas)
         limit = cfg.get('nms_pre', -1)

@@ -64,8 +64,8 @@ def check_outputs(args: argparse.Namespace, sources: list[Source]) -> None:
     if args.coco:
         if videos := [str(source.path) for source in sources if source.is_video]:
             raise UserError(f'--coco: videos have no place in a COCO file: {listing(videos, 3)}')
-        results = [f'{args.out_dir / source.name}{suffix}' for source in sources for suffix in RESULTS]
-        taken = {os.path.abspath(path) for path in (*results, *(source.path for source in sources))}
+        taken = {os.path.abspath(source.path) for source in sources}
+        taken |= {os.path.abspath(f'{args.out_dir / source.name}{end}') for source in sources for end in RESULTS}
         if os.path.abspath(args.coco) in taken or args.coco.is_dir():
             raise UserError(f'--coco {args.coco}: a source, a result or a folder has this name; take another')
     for option, folder in (('--out-dir', args.out_dir), ('--coco', args.coco and args.coco.parent)):

@@ -34,8 +34,6 @@ _ELSEWHERE = {
     'strides': 'output_stride=8, 16 or 32',
     'dilations': 'output_stride=8, 16 or 32',
     'pretrained': "init_cfg=dict(type='Pretrained', checkpoint='mnv2://imagenet-1.0')",
-    'out_feature': 'out_indices',
-    'width_mult': 'widen_factor',
 }
 
 
@@ -55,8 +53,8 @@ class MobileNetV2(BaseModule):
         divisible_by: Channels are rounded to a multiple of this.
         min_depth: Channels are never fewer than this.
         spec: The layer table, :data:`mnv2_backbone.V2_DEF` or your own.
-        in_channels: Channels of the images. Pretrained weights for three are adapted to other numbers: repeated in
-            turn and scaled so that the sum stays, or summed up for one channel.
+        in_channels: Channels of the images. Pretrained weights for three are adapted as in timm: summed up for one
+            channel, otherwise repeated in turn and scaled.
         frozen_stages: -1 for none; k freezes the first layer and the first k stages, their norms' running statistics
             included. 8 is the whole network, with the last convolution.
         norm_eval: Keeps all batch norms in evaluation mode while training.

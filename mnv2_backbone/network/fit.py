@@ -115,9 +115,9 @@ def load_into(module: nn.Module, state_dict: Mapping[str, Tensor], *, prefix: st
 def load_backbone(backbone: nn.Module, state_dict: Mapping[str, Tensor], *, prefix: str | None = None) -> None:
     """Loads weights, of a backbone alone or of a larger network, into a :class:`MobileNetV2`.
 
-    The network may end before the weights do. If its images have other than three channels, the first convolution's
-    weights are adapted as in timm. ``prefix`` is what the keys of the backbone begin with, by default ``'backbone.'`` if
-    some do. Errors as for :func:`check_fit`.
+    The network may end before the weights do. If its images have other than three channels, the weights of the first
+    convolution are adapted as in timm. ``prefix`` is what the keys of the backbone begin with, by default
+    ``'backbone.'`` if some do. Errors as for :func:`check_fit`.
     """
     if prefix is None:
         prefix = 'backbone.' if any(key.startswith('backbone.') for key in state_dict) else ''

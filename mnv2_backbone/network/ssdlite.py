@@ -133,7 +133,7 @@ class SSDLiteHead(BaseDenseHead):
             raise ValueError(f"score_converter={score_converter!r}: allowed are 'softmax' and 'sigmoid'")
         if unknown := [option for option in test_cfg or () if option not in _TEST_OPTIONS]:
             raise ValueError(f'test_cfg.{unknown[0]}: no such option; allowed are {", ".join(_TEST_OPTIONS)}')
-        if test_cfg and test_cfg['max_per_img'] < 1:
+        if test_cfg and test_cfg.get('max_per_img', 1) < 1:
             raise ValueError(f'test_cfg.max_per_img={test_cfg["max_per_img"]}: allowed are integers from 1')
         self.num_classes = num_classes
         self.score_converter = score_converter

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from multiprocessing import parent_process
 from multiprocessing.queues import Queue
 from typing import Any
 
@@ -89,8 +90,10 @@ def _run(args: argparse.Namespace, prepare: Prepare, go: Callable[[Runner], obje
 
 def _end_worker(error: Exception, _: object) -> None:
     """Ends a data worker that cannot hand over a batch; Python would drop it, and training wait for it forever."""
-    print(f'a data worker cannot hand over a batch: {error}', file=sys.stderr, flush=True)
-    os._exit(1)
+    if parent_process() is not None:
+        print(f'a data worker cannot hand over a batch: {error}', file=sys.stderr, flush=True)
+        os._exit(1)
+    raise error
 
 
 def _check(cfg: Config, args: argparse.Namespace) -> list[str]:

@@ -364,5 +364,10 @@ def test_files_of_others_and_damaged_ones_are_refused(detector, tmp_path):
     (tmp_path / 'alone.xml').write_bytes(detector.file('bf16', 'openvino').read_bytes())
     with pytest.raises(UserError, match='alone.bin does not exist'):
         Predictor.from_file(tmp_path / 'alone.xml')
+    weights = detector.file('bf16', 'openvino').with_suffix('.bin').read_bytes()
+    (tmp_path / 'alone.bin').write_bytes(weights[:1000])
+    with pytest.raises(UserError, match='alone.xml cannot be loaded by openvino: ') as error:
+        Predictor.from_file(tmp_path / 'alone.xml')
+    assert '.cpp' not in str(error.value)  # the reason, not a place in the sources of OpenVINO
     with pytest.raises(UserError, match=r'nothing\.onnx does not exist'):
         Predictor.from_file(tmp_path / 'nothing.onnx')

@@ -137,7 +137,7 @@ def test_what_is_used_of_a_coco_file_is_counted(tmp_path):
     check_coco(tmp_path, content, split='val')  # only learning needs boxes of every class
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_coco_is_read_as_mmdetection_reads_it(tmp_path_factory, data):
     number = st.one_of(st.integers(-80, 80), st.floats(-80, 80, width=16))

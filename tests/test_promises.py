@@ -106,7 +106,7 @@ class Whole(torch.nn.Module):
 
 
 def network(kind: str, padding: str, output_stride: int | None) -> torch.nn.Module:
-    points = ('layer_4', 'layer_19') if kind == 'backbone' else ('layer_3', 'layer_9')  # few layers, to be faster
+    points = ('layer_3', 'layer_9')  # few layers, to be faster
     options = dict(out_indices=points, padding=padding, output_stride=output_stride)
     channels = [point.channels for point in feature_info(widen_factor=0.35, **options)]
     head = None
@@ -117,7 +117,7 @@ def network(kind: str, padding: str, output_stride: int | None) -> torch.nn.Modu
     return shuffled(Whole(head, **options))
 
 
-KINDS = [('backbone', 'explicit', 16), ('deeplab', 'same', None), ('lraspp', 'same', 8)]
+KINDS = [('backbone', 'explicit', 8), ('deeplab', 'same', None), ('lraspp', 'same', 8)]
 SIZES = [(1, 64, 96), (2, 65, 97), (3, 33, 48), (1, 31, 128), (1, 7, 9), (1, 290, 250)]
 
 

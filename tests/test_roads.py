@@ -155,7 +155,7 @@ def small(tmp_path_factory):
     return lambda: parts  # which hypothesis would print at length
 
 
-@settings(max_examples=60, deadline=None, report_multiple_bugs=False)
+@settings(max_examples=40, deadline=None, report_multiple_bugs=False)
 @given(
     score_thr=st.sampled_from([0.0, 0.2, 0.5, 0.99]),
     nms_pre=st.sampled_from([-1, 0, 1, 30, 400]),

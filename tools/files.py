@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,10 @@ class Source:
 
     path: Path
     name: Path
+
+    def results(self, out: Path) -> list[str]:
+        """The full paths that its results in a folder may have."""
+        return [os.path.abspath(f'{out / self.name}{suffix}') for suffix in RESULTS]
 
     @property
     def is_video(self) -> bool:
@@ -62,9 +65,8 @@ def find_sources(whats: Sequence[str], out: Path) -> list[Source]:
     # a.jpg and a.png must not overwrite each other's results
     unique = len(stems) == len(names)
     sources = [Source(path, name.with_suffix('') if unique else name) for path, name in names.items()]
-    for source, suffix in product(sources, RESULTS):
-        if os.path.abspath(target := f'{out / source.name}{suffix}') in found:
-            raise UserError(f'--out-dir {out}: {target} could be overwritten by results; name another folder')
+    if taken := [path for source in sources for path in source.results(out) if path in found]:
+        raise UserError(f'--out-dir {out}: {taken[0]} could be overwritten by results; name another folder')
     return sources
 
 

@@ -11,7 +11,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from files import RESULTS, FilePredictor, Source, find_sources, write_coco
+from files import FilePredictor, Source, find_sources, write_coco
 from mmengine.config import DictAction
 from rich.progress import Progress
 
@@ -65,7 +65,7 @@ def check_outputs(args: argparse.Namespace, sources: list[Source]) -> None:
         if videos := [str(source.path) for source in sources if source.is_video]:
             raise UserError(f'--coco: videos have no place in a COCO file: {listing(videos, 3)}')
         taken = {os.path.abspath(source.path) for source in sources}
-        taken |= {os.path.abspath(f'{args.out_dir / source.name}{end}') for source in sources for end in RESULTS}
+        taken.update(path for source in sources for path in source.results(args.out_dir))
         if os.path.abspath(args.coco) in taken or args.coco.is_dir():
             raise UserError(f'--coco {args.coco}: a source, a result or a folder has this name; take another')
     for option, folder in (('--out-dir', args.out_dir), ('--coco', args.coco and args.coco.parent)):

@@ -25,6 +25,13 @@ _ENDINGS = {b'\xff\xd8': b'\xff\xd9', b'\x89PNG': b'IEND'}
 #: After this many unreadable images without a good one between them, the folder is wrong, not single files.
 _MAX_IN_A_ROW = 100
 
+
+def evenly(count: int, most: int) -> list[int]:
+    """Positions spread evenly over ``count``, ``most`` of them at most."""
+    number = min(count, most)
+    return [i * count // number for i in range(number)]
+
+
 _Result = TypeVar('_Result')
 
 

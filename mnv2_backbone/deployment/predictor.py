@@ -193,7 +193,7 @@ def suppress(boxes: Tensor, scores: Tensor, cfg: Mapping[str, Any]) -> InstanceD
     taken = min(count, 4 * wanted) if nms.get('type', 'nms') == 'nms' else count
     while True:
         top, order = values.topk(taken)
-        found, keep = batched_nms(boxes[anchors[order]], top, labels[order], dict(nms))
+        found, keep = batched_nms(boxes[anchors[order]], top, labels[order], nms)
         if len(keep) >= wanted or taken == count:
             break
         taken = min(count, 4 * taken)

@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ..data.images import IMAGES
+from ..data.images import IMAGES, evenly
 from ..errors import UserError
 
 #: Convolutions that stay in floating point, counted from the image on (the first layer and the first bottleneck). Their
@@ -23,9 +23,8 @@ def read_images(folder: Path) -> list[np.ndarray]:
     if not folder.is_dir():
         raise UserError(f'--calib {folder}: the folder does not exist')
     files = sorted(path for path in folder.rglob('*') if path.suffix.lower() in IMAGES)
-    count = min(len(files), MOST_IMAGES)
     images = []
-    for file in (files[i * len(files) // count] for i in range(count)):
+    for file in (files[i] for i in evenly(len(files), MOST_IMAGES)):
         image = cv2.imread(str(file))
         if image is None:
             raise UserError(f'--calib: {file} is not an image that can be read')

@@ -16,7 +16,7 @@ import numpy as np
 from mmengine.fileio import list_from_file
 from PIL import Image
 
-from ..data.images import wrong_size
+from ..data.images import evenly, wrong_size
 from ..errors import UserError, listing
 
 #: How many images and masks are opened before training, evenly spread; the others are checked when they are used.
@@ -239,7 +239,7 @@ def _number(path: Path, root: ElementTree.Element, place: str, kind: Callable[[A
 
 def check_sizes(images: Sequence[Path], sizes: Sequence[tuple[float, float]]) -> None:
     """Raises :class:`UserError` if images, of which some are opened, have other sizes than their annotations say."""
-    for i in _spread(len(images)):
+    for i in evenly(len(images), _SAMPLE):
         found = decoded_size(images[i])
         if found and np.isfinite(sizes[i]).all() and found != tuple(sizes[i]):
             raise UserError(wrong_size(images[i], found, sizes[i]))
@@ -255,17 +255,12 @@ def decoded_size(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def _spread(count: int) -> list[int]:
-    most = min(count, _SAMPLE)
-    return [i * count // most for i in range(most)]
-
-
 def read_masks(infos: Sequence[Mapping[str, Any]], load: Any, classes: Sequence[str], ignore: int) -> Tally:
     """Compares masks with their images, and counts the masks of each class.
 
     ``infos`` are a data set's, ``load`` is its pipeline's step that reads ``gt_seg_map``.
     """
-    looked_at, seen, ignored = set(_spread(len(infos))), Counter[str](), 0
+    looked_at, seen, ignored = set(evenly(len(infos), _SAMPLE)), Counter[str](), 0
     for i, info in enumerate(infos):
         path = Path(info['seg_map_path'])
         try:

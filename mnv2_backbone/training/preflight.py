@@ -187,8 +187,6 @@ def _read_masks(dataset: Mapping, scope: str | None, classes: Sequence[str] | No
     if not infos:
         raise UserError(f'no image in {reader.data_prefix["img_path"]} ends in {reader.img_suffix} (img_suffix)')
     _check_exist(reader.ann_file, [Path(info['img_path']) for info in infos])
-    names = [path.name for path in Path(reader.data_prefix['img_path']).rglob('*.*') if not path.name.startswith('.')]
-    others = [name for name in names if name.lower().endswith(IMAGES) and not name.endswith(reader.img_suffix)]
     steps = [step for step in dataset.get('pipeline') or () if step['type'].endswith('LoadAnnotations')]
     if not steps or classes is None or not all('seg_map_path' in info for info in infos):
         return None
@@ -196,7 +194,9 @@ def _read_masks(dataset: Mapping, scope: str | None, classes: Sequence[str] | No
     with TRANSFORMS.switch_scope_and_registry(scope) as registry:
         load = registry.build(steps[0])
     tally = read_masks(infos, load, classes, reader.ignore_index)
-    if others and not dataset.get('ann_file'):
+    names = () if dataset.get('ann_file') else (x.name for x in Path(reader.data_prefix['img_path']).rglob('[!.]*.*'))
+    others = [name for name in names if name.lower().endswith(IMAGES) and not name.endswith(reader.img_suffix)]
+    if others:
         warning = f'; WARNING: {len(others)} images do not end in {reader.img_suffix} (img_suffix) and are not used: '
         tally = replace(tally, summary=tally.summary + warning + listing(others, 3))
     return tally

@@ -14,6 +14,7 @@ from typing import IO
 from filelock import FileLock
 
 from ..errors import WeightsError
+from ..network.checkpoint import CheckpointError, read_checkpoint
 from .convert import read, save
 from .names import WEIGHTS, NamedWeights, Source
 
@@ -53,12 +54,12 @@ def obtain(name: str) -> Path:
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    """Whether it is there and its checksums are right; a damaged file is replaced."""
+    """Whether it is there and can be read; a damaged file is replaced."""
     try:
-        with zipfile.ZipFile(checkpoint) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile):
+        read_checkpoint(checkpoint, mmap=True)
+    except CheckpointError:
         return False
+    return True
 
 
 def _files(name: str, weights: NamedWeights, cache: Path) -> Path:

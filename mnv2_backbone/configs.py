@@ -1,5 +1,6 @@
 """The configs that come with the package, by the names under which every config can build on them."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,17 @@ def config_path(name: str) -> str:
 def find_config(name: str) -> str:
     """The path of a config file, or of a config of this package by its name; errors as for :func:`config_path`."""
     return name if Path(name).is_file() else config_path(name)
+
+
+def leaves(key: str, dataset: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The configs of the data sets inside wrappers (ConcatDataset and the like), and their dotted keys."""
+    if isinstance(dataset.get('datasets'), Sequence):
+        for number, part in enumerate(dataset['datasets']):
+            yield from leaves(f'{key}.datasets.{number}', part)
+    elif isinstance(dataset.get('dataset'), Mapping):
+        yield from leaves(f'{key}.dataset', dataset['dataset'])
+    else:
+        yield key, dataset
 
 
 def let_configs_build_on_ours() -> None:

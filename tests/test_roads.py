@@ -224,6 +224,7 @@ def test_options_that_nothing_reads_are_refused(small):
 )
 def test_what_a_deployed_form_would_do_differently_is_refused(change, words, tmp_path):
     cfg = load_config('ssdlite_mnv2_coco_tf.py')
+    init_default_scope('mmdet')  # other tests leave others behind
     node = cfg
     for key, value in change.items():
         *path, last = key.split('.')

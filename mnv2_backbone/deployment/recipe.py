@@ -10,6 +10,7 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
+from ..configs import leaves
 from ..data.resize import tf_bilinear
 
 #: The ways of resizing, by the transform that does it.
@@ -30,9 +31,7 @@ _ALLOWED = dict(keep_ratio=False, interpolation='bilinear', backend='cv2', color
 
 def dataset_meta(cfg: Config) -> dict[str, Any]:
     """Names and colours of the classes of a config's test data set, as it reads them: ``classes``, ``palette``."""
-    dataset = cfg.test_dataloader.dataset
-    while inner := dataset.get('dataset') or (dataset.get('datasets') or [None])[0]:
-        dataset = inner
+    _, dataset = next(leaves('', cfg.test_dataloader.dataset))
     with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
         kind = registry.get(dataset.type)
     own = dict(dataset.get('metainfo') or {})

@@ -1,7 +1,7 @@
 """The checks of a config's data before a model is built or a file written."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import DATASETS, TRANSFORMS
 
+from ..configs import leaves
 from ..data.images import IMAGES
 from ..errors import UserError, listing
 from .annotations import Tally, check_sizes, read_coco, read_masks, read_names, read_xml
@@ -50,7 +51,7 @@ def check_data(cfg: Config, splits: Iterable[str]) -> list[str]:
             continue
         tallies: list[Tally | None] = []
         classes: list[str] = []
-        for key, dataset in _leaves(f'{split}_dataloader.dataset', loader['dataset']):
+        for key, dataset in leaves(f'{split}_dataloader.dataset', loader['dataset']):
             kind = _dataset_class(key, dataset, cfg.get('default_scope'))
             names = ('type', 'data_root', 'ann_file', 'data_prefix', 'metainfo', 'filter_cfg')
             identity = repr([dataset.get(name) for name in names])
@@ -105,16 +106,6 @@ def _limited(tally: Tally | None, indices: int | Sequence[int] | None) -> Tally 
     if tally is None or indices is None:
         return tally
     return replace(tally, images=min(tally.images, indices if isinstance(indices, int) else len(indices)))
-
-
-def _leaves(key: str, dataset: Mapping) -> Iterator[tuple[str, Mapping]]:
-    if isinstance(dataset.get('datasets'), Sequence):
-        for number, part in enumerate(dataset['datasets']):
-            yield from _leaves(f'{key}.datasets.{number}', part)
-    elif isinstance(dataset.get('dataset'), Mapping):
-        yield from _leaves(f'{key}.dataset', dataset['dataset'])
-    else:
-        yield key, dataset
 
 
 def _dataset_class(key: str, dataset: Mapping, scope: str | None) -> type:
@@ -254,7 +245,7 @@ def _check_evaluators(cfg: Config, split: str) -> None:
         path = evaluator.get('ann_file')
         if isinstance(path, str) and '://' not in path and not Path(path).exists():
             raise UserError(f'{split}_evaluator.ann_file: {path} does not exist; {_SET_ROOT}')
-        for key, dataset in _leaves(f'{split}_dataloader.dataset', cfg[f'{split}_dataloader'].dataset):
+        for key, dataset in leaves(f'{split}_dataloader.dataset', cfg[f'{split}_dataloader'].dataset):
             own = Path(dataset.get('data_root') or '', dataset.get('ann_file') or '')
             if isinstance(path, str) and own.is_file() and not own.samefile(path):
                 raise UserError(f'{split}_evaluator.ann_file is {path}, {key} has {own}: must be the same file')

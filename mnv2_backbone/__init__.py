@@ -1,13 +1,14 @@
 """MobileNetV2 for dense prediction: a backbone exact to TF-slim, with SSDLite and DeepLabv3-lite on top.
 
-Importing the package registers its scope with mmengine, ``mnv2://`` weights and ``_base_ = 'mnv2_backbone::NAME'``, and
-nothing else. What needs PyTorch or MMDetection is imported when it is first used.
+Importing the package registers its scope with mmengine, ``mnv2://`` weights and ``_base_ = 'mnv2_backbone::NAME'``,
+offers operators for an mmcv that is not compiled, and does nothing else. What needs PyTorch or MMDetection is imported when it is first used.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .configs import config_path, let_configs_build_on_ours
+from .finder import offer_operators
 from .registry import MODULES
 from .spec import V2_DEF, EndPoint, Plan, Row, feature_info, make_plan
 from .weights.scheme import register_with_mmengine
@@ -23,6 +24,7 @@ __all__ = ['SLIM_INIT', 'SLIM_NORM', 'SLIM_PARAMWISE', 'V2_DEF', 'Classifier', '
 __all__ += ['config_path', 'deploy', 'feature_info', 'make_plan']
 
 let_configs_build_on_ours()
+offer_operators()
 register_with_mmengine()
 
 #: The module of each name that is imported when it is first used: all registered ones, and these.

@@ -2,6 +2,7 @@
 # make demo    the main job on a small data set: trains a detector, evaluates, draws
 # make demo-segment  the same with a segmenter
 # make test    lint and all tests;  make lint  ruff, the order of imports, mypy
+# make matrix  installs the wheel beside older and newer versions of its libraries and tries it: an hour
 # make clean   removes what was built and trained;  make distclean  the environments too
 #
 # LINE=onedl works with the maintained forks instead, in .venv-onedl.
@@ -22,7 +23,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINS := $(addprefix tools/requirements/,torch.txt $(LINE).txt)
 
-.PHONY: env demo demo-segment test lint clean distclean
+.PHONY: env demo demo-segment test lint matrix clean distclean
 
 env: $(VENV)/.ready
 
@@ -41,6 +42,9 @@ lint: $(VENV)/.testable
 test: lint
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
+matrix:
+	$(PYTHON) tools/matrix.py
+
 clean:
 	rm -rf build dist *.egg-info work_dirs .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
@@ -49,19 +53,18 @@ distclean: clean
 	for venv in .venv .venv-onedl; do if test -e $$venv/.made-by-make; then rm -rf $$venv; fi; done
 
 # Three stamps, each written when its step is complete. Whatever interrupted the first step, it starts
-# again from an empty folder (the wheel of mmcv is kept elsewhere); a folder that was not
-# made here is left alone.
+# again from an empty folder; a folder that was not made here is left alone.
 $(VENV)/.pinned: $(PINS)
 	@command -v $(PYTHON) >/dev/null || { echo 'PYTHON=$(PYTHON) not found: Python 3.10 or newer is needed' >&2; exit 1; }
-	@$(PYTHON) tools/build_mmcv.py --check
+	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' || \
+	    { echo 'PYTHON=$(PYTHON): must be 3.10 or newer, with venv (Debian: apt-get install python3-venv)' >&2; exit 1; }
 	@test ! -e $(VENV) || test -e $(VENV)/.made-by-make || \
 	    { echo '$(VENV) exists and was not made by make: remove it, or name another folder: make VENV=...' >&2; exit 1; }
 	@rm -rf $(VENV)
 	@mkdir -p $(VENV) && touch $(VENV)/.made-by-make
 	$(PYTHON) -m venv $(VENV)
-	@echo 'installing torch: over 1 GB to fetch, one minute or several'
-	@$(PIP) install -q --no-compile -r tools/requirements/torch.txt
-	@$(BIN)/python tools/build_mmcv.py $(addprefix -r ,$(PINS))
+	@echo 'installing torch and OpenMMLab: over 1 GB to fetch, one minute or several'
+	@$(PIP) install -q --no-compile $(addprefix -r ,$(PINS))
 	@touch $@
 
 INSTALL = $(PIP) install -q --no-compile --no-build-isolation $(addprefix -c ,$(PINS))

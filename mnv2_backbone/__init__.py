@@ -1,7 +1,8 @@
 """MobileNetV2 for dense prediction: a backbone exact to TF-slim, with SSDLite and DeepLabv3-lite on top.
 
 Importing the package registers its scope with mmengine, ``mnv2://`` weights and ``_base_ = 'mnv2_backbone::NAME'``,
-offers operators for an mmcv that is not compiled, and does nothing else. What needs PyTorch or MMDetection is imported when it is first used.
+offers operators for an mmcv that is not compiled, and does nothing else. What needs PyTorch or MMDetection is imported
+when it is first used.
 """
 
 from importlib import import_module

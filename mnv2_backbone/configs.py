@@ -11,7 +11,7 @@ PREFIX = 'mnv2_backbone::'
 
 _PACKAGE = Path(__file__).resolve().parent
 #: The folder that holds configs/ and tools/: in a wheel where MIM looks for them, in a checkout beside the package.
-_HOME = _PACKAGE / '.mim' if (_PACKAGE / '.mim').is_dir() else _PACKAGE.parent
+HOME = _PACKAGE / '.mim' if (_PACKAGE / '.mim').is_dir() else _PACKAGE.parent
 
 
 def config_path(name: str) -> str:
@@ -22,7 +22,7 @@ def config_path(name: str) -> str:
     Raises:
         FileNotFoundError: The package has no such config; the message has the names most like it.
     """
-    configs = _HOME / 'configs'
+    configs = HOME / 'configs'
     found = {path.relative_to(configs).as_posix(): path for path in sorted(configs.rglob('*.py'))}
     wanted = name.removeprefix(PREFIX)
     if wanted in found:
@@ -64,6 +64,12 @@ def let_configs_build_on_ours() -> None:
     def get_cfg_path(cfg_path: str, *args: Any, **kwargs: Any) -> Any:
         if cfg_path.startswith(PREFIX):
             return config_path(cfg_path), None  # None: types resolve in the scope of the inheriting config
-        return others(cfg_path, *args, **kwargs)
+        try:
+            return others(cfg_path, *args, **kwargs)
+        except ModuleNotFoundError as error:
+            if error.name != 'pkg_resources':
+                raise
+            hint = f"mmengine needs pkg_resources to find {cfg_path}: pip install 'setuptools<81'"
+            raise ModuleNotFoundError(hint, name=error.name) from error
 
     Config._get_cfg_path = staticmethod(get_cfg_path)

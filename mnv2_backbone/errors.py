@@ -36,7 +36,8 @@ def one_line(error: BaseException) -> str:
 def command(main: Callable[..., int | None]) -> Callable[..., int]:
     """Turns a function into the main function of a tool.
 
-    A :class:`UserError` is printed as one line, with exit status 2; ``python -X dev`` shows its traceback instead.
+    A :class:`UserError` is printed as one line, with exit status 2; with ``PYTHONDEVMODE=1`` its traceback is shown
+    instead.
     """
 
     @functools.wraps(main)
@@ -63,7 +64,7 @@ def setting_up(is_over: Callable[[], bool] = lambda: False) -> Iterator[None]:
     except SETUP_ERRORS as error:
         if isinstance(error, UserError) or is_over():
             raise
-        raise UserError(f'{one_line(error)} (python -X dev {sys.argv[0]} shows where)') from error
+        raise UserError(f'{one_line(error)} (PYTHONDEVMODE=1 shows where)') from error
 
 
 def listing(names: Sequence[Any], most: int = 10) -> str:

@@ -20,4 +20,4 @@ def offer_operators() -> None:
     """Puts this finder behind all others."""
     module = sys.modules[__name__]
     if module not in sys.meta_path:
-        sys.meta_path.append(module)  # type: ignore[arg-type]
+        sys.meta_path.append(module)

@@ -55,7 +55,8 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
 def softnms(boxes: Tensor, scores: Tensor, dets: Tensor, **options: Any) -> Tensor:
     """As :func:`nms`, but lowers scores: ``method`` 0 to zero, 1 linearly, 2 by a Gaussian; fills ``dets`` (N, 5)."""
     first, last = boxes[:, :2], boxes[:, 2:] + options['offset']
-    areas, scores, rest, kept = (last - first).prod(1), scores.clone(), torch.arange(len(boxes)), []
+    areas, scores, rest = (last - first).prod(1), scores.clone(), torch.arange(len(boxes))
+    kept: list[int] = []
     while len(rest):
         i = int(rest[scores[rest].argmax()])
         dets[len(kept)] = torch.cat([boxes[i], scores[i, None]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ pytest.importorskip('mmdet', reason='the configs are of MMDetection and MMSegmen
 
 import mnv2_backbone
 from mnv2_backbone import configs as shipped
+from mnv2_backbone.__main__ import COMMANDS
 from mnv2_backbone.errors import UserError
 from mnv2_backbone.training import prepare
 from mnv2_backbone.training.options import load_config
@@ -81,7 +83,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Installed:
 def test_the_wheel_has_what_its_users_need_and_nothing_else(wheel: Installed) -> None:
     configs = files(wheel.source, 'configs/**/*.py') | {'configs/metafile.yml'}
     tools = files(wheel.source, 'tools/**/*.py', 'tools/*.sh')
-    tools -= {'tools/build_mmcv.py', 'tools/demo.py', 'tools/results.py'}
+    tools -= {'tools/demo.py', 'tools/matrix.py', 'tools/results.py'}
     assert {'tools/train.py', 'tools/test.py', 'tools/infer.py', 'tools/dist_train.sh'} <= tools
     assert files(wheel.mim, '**/*') == configs | tools | {'model-index.yml'}
     assert all(os.access(script, os.X_OK) for script in wheel.mim.glob('tools/*.sh'))
@@ -89,11 +91,11 @@ def test_the_wheel_has_what_its_users_need_and_nothing_else(wheel: Installed) ->
     brought = files(wheel.site, 'mnv2_backbone/**/*')
     assert brought - files(wheel.site, 'mnv2_backbone/.mim/**/*') == files(wheel.source, 'mnv2_backbone/**/*.py')
     (info,) = wheel.site.glob('*.dist-info')
-    assert {path.name for path in wheel.site.iterdir()} == {'mnv2_backbone', info.name}
+    assert {path.name for path in wheel.site.iterdir()} == {'mnv2_backbone', 'mnv2_backbone.pth', 'bin', info.name}
     # MIM reads the first line as the package's name, and pip removes what is recorded.
     assert (info / 'top_level.txt').read_text().split() == ['mnv2_backbone']
     recorded = {row[0] for row in csv.reader((info / 'RECORD').read_text().splitlines())}
-    assert brought <= recorded
+    assert brought | {'mnv2_backbone.pth'} <= recorded
     assert not list(wheel.source.rglob('.mim')), 'the source tree was changed'
 
 
@@ -149,9 +151,35 @@ def test_configs_and_index_of_the_wheel_fit_together(wheel: Installed, tmp_path:
 
 def test_tools_of_the_wheel_run_from_any_folder(wheel: Installed, tmp_path: Path) -> None:
     """As far as the data, which is not there: the tools import the package and know its configs by their names."""
-    done = wheel.python(wheel.mim / 'tools/train.py', 'ssdlite_mnv2_demo.py', cwd=tmp_path)
-    assert done.returncode == 2 and 'Traceback' not in done.stderr
-    assert 'train_dataloader.dataset.data_root: the folder data/toy does not exist' in done.stderr
+    for command in ([wheel.mim / 'tools/train.py'], ['-m', 'mnv2_backbone', 'train']):
+        done = wheel.python(*command, 'ssdlite_mnv2_demo.py', cwd=tmp_path)
+        assert done.returncode == 2 and 'Traceback' not in done.stderr
+        assert 'train_dataloader.dataset.data_root: the folder data/toy does not exist' in done.stderr
+
+
+class TestTheCommand:
+    def mnv2(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [Path(sys.executable).with_name('mnv2'), *arguments], capture_output=True, text=True, cwd='/'
+        )
+
+    def test_versions(self) -> None:
+        done = self.mnv2('--version')
+        assert done.returncode == 0 and re.match(rf'mnv2_backbone {re.escape(mnv2_backbone.__version__)},', done.stdout)
+        for name in ('torch ', 'torchvision ', 'numpy ', 'mmengine ', 'mmcv', 'mmdet', 'mmsegmentation ', 'Python 3.'):
+            assert name in done.stdout
+
+    @pytest.mark.parametrize('name', COMMANDS)
+    def test_every_script_is_there_and_called_by_its_name(self, name: str) -> None:
+        done = self.mnv2(name, '--help')
+        assert done.returncode == 0 and done.stdout.startswith(f'usage: mnv2 {name} ')
+        assert name in self.mnv2('--help').stdout
+
+    def test_mistakes(self) -> None:
+        done = self.mnv2('infr')
+        assert done.returncode == 2 and "invalid choice: 'infr' (choose from" in done.stderr
+        done = self.mnv2('infer', 'missing.jpg')
+        assert (done.returncode, done.stderr.count('\n')) == (2, 1) and 'missing.jpg' in done.stderr
 
 
 class TestInACheckout:
@@ -205,3 +233,9 @@ class TestInACheckout:
             shipped.let_configs_build_on_ours()
             assert Config._get_cfg_path('mmdet::x.py', file='a') == ('mmdet::x.py', 'a')
             assert Config._get_cfg_path('mnv2_backbone::ssdlite_mnv2_coco.py', file='a')[1] is None
+
+    def test_a_missing_pkg_resources_is_named(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setitem(sys.modules, 'pkg_resources', None)
+        (tmp_path / 'mine.py').write_text("_base_ = 'mmdet::_base_/default_runtime.py'")
+        with pytest.raises(UserError, match="needs pkg_resources to find mmdet::.*: pip install 'setuptools<81'"):
+            load_config(str(tmp_path / 'mine.py'))

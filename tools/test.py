@@ -2,7 +2,7 @@
 
 import sys
 
-from mnv2_backbone.training.command_line import test
+from mnv2_backbone.training.command_line import test as main
 
 if __name__ == '__main__':
-    sys.exit(test())
+    sys.exit(main())

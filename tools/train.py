@@ -2,7 +2,7 @@
 
 import sys
 
-from mnv2_backbone.training.command_line import train
+from mnv2_backbone.training.command_line import train as main
 
 if __name__ == '__main__':
-    sys.exit(train())
+    sys.exit(main())

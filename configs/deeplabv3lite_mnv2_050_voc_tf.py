@@ -1,7 +1,7 @@
 """Google's DeepLabv3-MobileNetV2 of width 0.5 for phones: images squeezed to 257x257, output stride 8.
 
-    python tools/convert_weights.py deeplabv3_257_mv_gpu.tflite half.pth
-    python tools/test.py configs/deeplabv3lite_mnv2_050_voc_tf.py half.pth
+    mnv2 convert deeplabv3_257_mv_gpu.tflite half.pth
+    mnv2 test deeplabv3lite_mnv2_050_voc_tf.py half.pth
 
 On the first 80 images of VOC 2012 val, which it may have been trained on: 68.95 mIoU.
 """

@@ -1,6 +1,6 @@
 """DeepLabv3-lite-MobileNetV2 with VOC 2012 only, without SBD: trained on train, tested on val.
 
-python tools/train.py configs/deeplabv3lite_mnv2_voc12.py
+mnv2 train deeplabv3lite_mnv2_voc12.py
 """
 
 _base_ = [

@@ -1,6 +1,6 @@
 """The same network at output stride 8: 8.83 G multiply-adds. The weights of either stride serve the other.
 
-python tools/test.py configs/deeplabv3lite_mnv2_voc_os8.py CHECKPOINT
+mnv2 test deeplabv3lite_mnv2_voc_os8.py CHECKPOINT
 """
 
 _base_ = './deeplabv3lite_mnv2_voc.py'

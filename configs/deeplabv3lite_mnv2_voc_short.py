@@ -1,6 +1,6 @@
 """DeepLabv3-lite-MobileNetV2 on a few hundred images of VOC 2012, in minutes on a CPU.
 
-    python tools/train.py configs/deeplabv3lite_mnv2_voc_short.py
+    mnv2 train deeplabv3lite_mnv2_voc_short.py
 
 From ImageNet weights; whole images at 257x257, in training up to one and a half times enlarged and cropped.
 """

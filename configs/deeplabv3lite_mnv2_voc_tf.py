@@ -1,6 +1,6 @@
 """Google's DeepLabv3-MobileNetV2 as it was trained: output stride 8, SAME padding, images padded to 513x513.
 
-    python tools/test.py configs/deeplabv3lite_mnv2_voc_tf.py mnv2://deeplabv3-voc
+    mnv2 test deeplabv3lite_mnv2_voc_tf.py mnv2://deeplabv3-voc
 
 On the first 80 images of VOC 2012 val (test_dataloader.dataset.indices=80), which it was trained on: 87.30 mIoU; with
 model.backbone.output_stride=16 84.35.

@@ -1,6 +1,6 @@
 """The lite head with DeepLabv3+'s skip at stride 4, separable: 2.27 M parameters, 5.41 G multiply-adds.
 
-    python tools/train.py configs/deeplabv3plus_mnv2_voc.py
+    mnv2 train deeplabv3plus_mnv2_voc.py
 
 Any end point serves as the finer map: name it first in ``out_indices``. This recipe has not been run.
 """

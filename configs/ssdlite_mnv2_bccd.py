@@ -1,6 +1,6 @@
 """Blood cells of three kinds in a folder of images and XML files: an example of your own data.
 
-python tools/train.py configs/ssdlite_mnv2_bccd.py --cfg-options data_root=BCCD/
+mnv2 train ssdlite_mnv2_bccd.py --cfg-options data_root=BCCD/
 """
 
 _base_ = './ssdlite_mnv2_finetune.py'

@@ -1,7 +1,7 @@
 """Google's detector for small objects: 512x512, with anchors of the same size in pixels.
 
-    python tools/test.py configs/ssdlite_mnv2_coco_small.py mnv2://ssdlite-coco
-    python tools/test.py configs/ssdlite_mnv2_coco_small.py mnv2://ssdlite-coco --tta
+    mnv2 test ssdlite_mnv2_coco_small.py mnv2://ssdlite-coco
+    mnv2 test ssdlite_mnv2_coco_small.py mnv2://ssdlite-coco --tta
 
 AP of small objects 0.077 on 103 images of COCO val2017 (0.037 at 300x300); AP 0.200 (0.296), and 0.297 with --tta.
 """

@@ -1,6 +1,6 @@
 """Google's ssdlite_mobilenet_v2_coco (2018_05_09) as it was trained: 300x300, SAME padding, sigmoid scores.
 
-    python tools/test.py configs/ssdlite_mnv2_coco_tf.py mnv2://ssdlite-coco
+    mnv2 test ssdlite_mnv2_coco_tf.py mnv2://ssdlite-coco
 
 AP 0.296, AP50 0.471 on 103 images of COCO val2017; TensorFlow's own graph has 0.2962 and 0.4707 there.
 The settings are those of its ssdlite_mobilenet_v2_coco.config, except the score threshold, 1e-8 there.

@@ -1,6 +1,6 @@
 """SSDLite-MobileNetV2 on VOC 2007 + 2012 at 320x320, tested on VOC 2007.
 
-    python tools/train.py configs/ssdlite_mnv2_voc.py
+    mnv2 train ssdlite_mnv2_voc.py
 
 AdamW, because on 480 of these images it is far ahead of the COCO recipe's SGD after equally many steps (see
 docs/results.md). This recipe has not been run to its end on the full data.

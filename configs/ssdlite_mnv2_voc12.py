@@ -1,6 +1,6 @@
 """SSDLite-MobileNetV2 with VOC 2012 only: trained on its train part, tested on its val part.
 
-python tools/train.py configs/ssdlite_mnv2_voc12.py
+mnv2 train ssdlite_mnv2_voc12.py
 """
 
 _base_ = [

@@ -1,6 +1,6 @@
 """ssdlite_mnv2_voc_short.py, evaluated and saved with a moving average of its weights.
 
-python tools/train.py configs/ssdlite_mnv2_voc_ema.py
+mnv2 train ssdlite_mnv2_voc_ema.py
 """
 
 _base_ = './ssdlite_mnv2_voc_short.py'

@@ -1,6 +1,6 @@
 """VOC's 20 classes from Google's COCO detector: all of them keep its weights, by their names.
 
-python tools/train.py configs/ssdlite_mnv2_voc_finetune.py
+mnv2 train ssdlite_mnv2_voc_finetune.py
 """
 
 _base_ = './ssdlite_mnv2_finetune.py'

@@ -1,6 +1,6 @@
 """SSDLite-MobileNetV2 on a few hundred images of VOC 2012, from ImageNet weights.
 
-    python tools/train.py configs/ssdlite_mnv2_voc_short.py
+    mnv2 train ssdlite_mnv2_voc_short.py
 
 Trained on VOC 2012 train, validated on its val, tested on VOC 2007 test.
 """

@@ -356,7 +356,7 @@ def test_files_of_others_and_damaged_ones_are_refused(detector, tmp_path):
     model = onnx.load(detector.onnx)
     del model.metadata_props[:]
     onnx.save(model, tmp_path / 'foreign.onnx')
-    with pytest.raises(UserError, match='foreign.onnx .*not written by tools/export.py'):
+    with pytest.raises(UserError, match='foreign.onnx .*not written by mnv2 export'):
         Predictor.from_file(tmp_path / 'foreign.onnx')
     (tmp_path / 'cut.onnx').write_bytes(detector.onnx.read_bytes()[:-500])
     with pytest.raises(UserError, match='cut.onnx cannot be loaded by onnxruntime'):

@@ -326,7 +326,7 @@ MISTAKES = {
     'config': (lambda toy: ['configs/no_such.py'], ['configs/no_such.py does not exist']),
     'data folder': (
         lambda toy: ['data_root=nowhere/toy'],
-        ['train_dataloader.dataset.data_root', 'nowhere/toy', 'tools/make_toy_dataset.py'],
+        ['train_dataloader.dataset.data_root', 'nowhere/toy', 'mnv2 toy'],
     ),
     'image folder': (
         lambda toy: shutil.rmtree(toy / 'train'),

@@ -42,7 +42,7 @@ class Predictor:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], threads: int | None = None) -> 'Predictor':
-        """Loads a file (.onnx, .xml or .pt2) that ``tools/export.py`` wrote; it needs no config.
+        """Loads a file (.onnx, .xml or .pt2) that ``mnv2 export`` wrote; it needs no config.
 
         A .pt2 file holds machine code: run files of your own only. ``threads``: the runtime's default if None.
 
@@ -101,7 +101,7 @@ class Predictor:
 
 @MODELS.register_module()
 class ExportedModel(BaseModel):
-    """Runs a file that ``tools/export.py`` wrote on the images of a data loader, as they were loaded."""
+    """Runs a file that ``mnv2 export`` wrote on the images of a data loader, as they were loaded."""
 
     def __init__(self, path: str, threads: int | None = None) -> None:
         super().__init__()

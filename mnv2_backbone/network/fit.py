@@ -181,7 +181,7 @@ def _hint(module: nn.Module, state_dict: Mapping[str, Tensor]) -> str:
     """Whether the widths differ, as a part of a message."""
     keys = [key for key in state_dict if key.endswith('layer_1.conv.weight')]
     if not keys:
-        return ': they are not in the layout of this package; tools/convert_weights.py converts them'
+        return ': they are not in the layout of this package; mnv2 convert converts them'
     prefix = keys[0].removesuffix('layer_1.conv.weight')
     options = find_options({f'backbone.{key}': value for key, value in _own_keys(state_dict, prefix).items()})
     backbone = getattr(module, 'backbone', module)

@@ -1,4 +1,4 @@
-"""The command lines of ``tools/train.py`` and ``tools/test.py``, for detection and segmentation configs alike.
+"""The command lines of ``mnv2 train`` and ``mnv2 test``, for detection and segmentation configs alike.
 
 A wrong option or a missing file is reported before PyTorch is imported.
 """
@@ -40,7 +40,7 @@ def train(argv: Sequence[str] | None = None) -> int:
 def test(argv: Sequence[str] | None = None) -> int:
     """Evaluates a checkpoint or an exported file; returns the exit status."""
     parser = _parser('Test a model.')
-    parser.add_argument('checkpoint', help='the weights to test, or a file that tools/export.py wrote')
+    parser.add_argument('checkpoint', help='the weights to test, or a file that mnv2 export wrote')
     parser.add_argument(
         '--out',
         metavar='FILE.pkl|DIR',

@@ -44,7 +44,7 @@ def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
 
 
 def stored_config(checkpoint: str, options: Mapping[str, Any] | None = None) -> Config:
-    """The config that a checkpoint of ``tools/train.py`` holds; it is read as data, never run as Python."""
+    """The config that a checkpoint of ``mnv2 train`` holds; it is read as data, never run as Python."""
     meta = read_checkpoint(checkpoint, mmap=True).get('meta')
     text = meta.get('cfg') if isinstance(meta, Mapping) else None
     if not isinstance(text, str):

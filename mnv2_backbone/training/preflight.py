@@ -22,7 +22,7 @@ _SOURCES = {
     'https://cocodataset.org and unpack them side by side, or',
     'voc': 'get the VOCtrainval and VOCtest archives from http://host.robots.ox.ac.uk/pascal/VOC and '
     'unpack them side by side, or',
-    'toy': 'python tools/make_toy_dataset.py FOLDER writes the toy data set;',
+    'toy': 'mnv2 toy FOLDER writes the toy data set;',
 }
 
 #: Parts of a model whose ``num_classes`` counts the classes of the data set.

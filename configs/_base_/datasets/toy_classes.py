@@ -1,4 +1,4 @@
-"""The classes of the small data set that ``python tools/make_toy_dataset.py data/toy`` draws, and their colours."""
+"""The classes of the small data set that ``mnv2 toy data/toy`` draws, and their colours."""
 
 classes = ('ellipse', 'ring', 'rectangle', 'triangle', 'star', 'cross', 'crescent', 'arrow')
 palette = [

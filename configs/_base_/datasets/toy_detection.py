@@ -1,4 +1,4 @@
-"""The toy data set's boxes; ``python tools/make_toy_dataset.py data/toy`` writes it."""
+"""The toy data set's boxes; ``mnv2 toy data/toy`` writes it."""
 
 _base_ = ['./coco_detection.py', './toy_classes.py']
 data_root = 'data/toy/'

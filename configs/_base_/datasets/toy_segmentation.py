@@ -1,4 +1,4 @@
-"""The toy data set's masks; ``python tools/make_toy_dataset.py data/toy`` writes it."""
+"""The toy data set's masks; ``mnv2 toy data/toy`` writes it."""
 
 _base_ = ['./seg_loading.py', './toy_classes.py']
 data_root = 'data/toy/'

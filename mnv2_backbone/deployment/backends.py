@@ -246,9 +246,7 @@ def open_exported(path: Path) -> tuple[Backend, str]:
     backend = _BY_SUFFIX[path.suffix]
     text = explain(path, backend, lambda: backend.read_manifest(path))
     if not text:
-        raise UserError(
-            f'{path} has no classes and sizes in it: it was not written by mnv2 export, which adds them'
-        )
+        raise UserError(f'{path} has no classes and sizes in it: it was not written by mnv2 export, which adds them')
     return backend, text
 
 

@@ -28,13 +28,11 @@ def __getattr__(name: str) -> Callable[..., Any]:
 
 
 def get_compiler_version() -> str:
-    """For reports of the environment."""
+    """What reports of the environment name."""
     return f'none, operators of torchvision {torchvision.__version__}'
 
 
-def get_compiling_cuda_version() -> str:
-    """For reports of the environment."""
-    return str(torch.version.cuda)
+get_compiling_cuda_version = get_compiler_version
 
 
 def _fill_gradients(

@@ -169,17 +169,34 @@ class TestTheCommand:
         for name in ('torch ', 'torchvision ', 'numpy ', 'mmengine ', 'mmcv', 'mmdet', 'mmsegmentation ', 'Python 3.'):
             assert name in done.stdout
 
-    @pytest.mark.parametrize('name', COMMANDS)
-    def test_every_script_is_there_and_called_by_its_name(self, name: str) -> None:
-        done = self.mnv2(name, '--help')
-        assert done.returncode == 0 and done.stdout.startswith(f'usage: mnv2 {name} ')
-        assert name in self.mnv2('--help').stdout
+    def test_every_script_is_there_and_called_by_its_name(self) -> None:
+        for script, _ in COMMANDS.values():
+            assert re.search(r'^def main\(|import \w+ as main$', (ROOT / f'tools/{script}.py').read_text(), re.M), (
+                script
+            )
+        for name in ('train', 'convert'):
+            done = self.mnv2(name, '--help')
+            assert done.returncode == 0 and done.stdout.startswith(f'usage: mnv2 {name} ')
+        shown = self.mnv2('--help').stdout
+        assert all(f'\n  {name} ' in shown for name in COMMANDS)
 
-    def test_mistakes(self) -> None:
+    def test_a_wrong_command_is_named(self) -> None:
         done = self.mnv2('infr')
         assert done.returncode == 2 and "invalid choice: 'infr' (choose from" in done.stderr
-        done = self.mnv2('infer', 'missing.jpg')
-        assert (done.returncode, done.stderr.count('\n')) == (2, 1) and 'missing.jpg' in done.stderr
+
+    @pytest.mark.parametrize('line', [
+        'infer missing.jpg', 'train missing.py', 'test missing.py x.pth', 'export missing.py x.pth',
+        'convert missing.x a.pth',
+    ])  # fmt: skip
+    def test_a_missing_file_is_named_before_pytorch_is_imported(self, line: str, tmp_path: Path) -> None:
+        code = f"""
+import sys
+from mnv2_backbone.__main__ import main
+sys.argv = ['mnv2', *{line.split()!r}]
+print(main(), 'torch' in sys.modules)
+"""
+        done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True)
+        assert done.stdout == '2 False\n' and done.stderr.count('\n') == 1 and 'missing' in done.stderr
 
 
 class TestInACheckout:

@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mnv2_backbone.deployment.quantization import IMAGES
+from mnv2_backbone.data.files import IMAGES
 from mnv2_backbone.errors import UserError, listing, whole_file
 
 #: How the files of results end.

@@ -17,19 +17,11 @@ from PIL import Image
 from ..errors import UserError, one_line
 from ..registry import HOOKS, TRANSFORMS
 
-#: The suffixes of image files.
-IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 #: How a JPEG and a PNG file begins, and what must stand near its end, or it was cut off.
 _ENDINGS = {b'\xff\xd8': b'\xff\xd9', b'\x89PNG': b'IEND'}
 
 #: After this many unreadable images without a good one between them, the folder is wrong, not single files.
 _MAX_IN_A_ROW = 100
-
-
-def evenly(count: int, most: int) -> list[int]:
-    """Positions spread evenly over ``count``, ``most`` of them at most."""
-    number = min(count, most)
-    return [i * count // number for i in range(number)]
 
 
 _Result = TypeVar('_Result')
@@ -186,23 +178,18 @@ class SkippedImagesHook(Hook):
             )
 
 
-def base_datasets(dataset: Any) -> Iterator[Any]:
-    """Yields the data sets with a pipeline inside a built one and its wrappers, in a fixed order."""
-    if hasattr(dataset, 'datasets'):  # ConcatDataset and the like
-        for part in dataset.datasets:
-            yield from base_datasets(part)
-    elif '_dataset' in vars(dataset):  # mmengine's slice for num_batch_per_epoch
-        yield from base_datasets(vars(dataset)['_dataset'])
-    elif 'dataset' in vars(dataset):  # RepeatDataset, ClassBalancedDataset, MultiImageMixDataset
-        yield from base_datasets(vars(dataset)['dataset'])
-    else:
-        yield dataset
-
-
 def wrappers(dataset: Any) -> Iterator[Any]:
-    """Yields every data set in the tree of ``dataset``, wrappers and itself included."""
+    """Yields every data set in the tree of a built one, wrappers and itself included, in a fixed order."""
     yield dataset
-    inner = vars(dataset).get('datasets') or [vars(dataset).get(name) for name in ('_dataset', 'dataset')]
-    for part in inner:
-        if part is not None:
-            yield from wrappers(part)
+    for part in _parts(dataset):
+        yield from wrappers(part)
+
+
+def base_datasets(dataset: Any) -> Iterator[Any]:
+    """Yields those with a pipeline: inside ConcatDataset, RepeatDataset, MultiImageMixDataset, mmengine's slices ..."""
+    return (part for part in wrappers(dataset) if not _parts(part))
+
+
+def _parts(dataset: Any) -> list[Any]:
+    held = vars(dataset)
+    return held.get('datasets') or [held[name] for name in ('_dataset', 'dataset') if held.get(name) is not None]

@@ -28,7 +28,7 @@ def fold_norms(model: M) -> M:
         for name, child in module.named_children():
             if isinstance(child, nn.ReLU6):
                 setattr(module, name, Clamp6())
-    result: M = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+    result: M = model.to(memory_format=torch.channels_last)
     return result
 
 

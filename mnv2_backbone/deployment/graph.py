@@ -199,7 +199,7 @@ def traced(network: nn.Module, sample: Tensor, free: Sequence[int]) -> torch.exp
     """
     # channels last in memory only says how PyTorch computes; to the tracer it is a condition on sizes
     network = copy.deepcopy(network).eval()
-    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stubs lack it
+    network.to(memory_format=torch.contiguous_format)
     with torch.no_grad():
         return torch.export.export(
             network, (sample,), dynamic_shapes=({axis: torch.export.Dim.DYNAMIC for axis in free},)

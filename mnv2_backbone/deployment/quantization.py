@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ..data.images import IMAGES, evenly
+from ..data.files import IMAGES, evenly
 from ..errors import UserError
 
 #: Convolutions that stay in floating point, counted from the image on (the first layer and the first bottleneck). Their

@@ -16,7 +16,8 @@ import numpy as np
 from mmengine.fileio import list_from_file
 from PIL import Image
 
-from ..data.images import evenly, wrong_size
+from ..data.files import evenly
+from ..data.images import wrong_size
 from ..errors import UserError, listing
 
 #: How many images and masks are opened before training, evenly spread; the others are checked when they are used.

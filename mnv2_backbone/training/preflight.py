@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, TRANSFORMS
 
 from ..configs import leaves
-from ..data.images import IMAGES
+from ..data.files import IMAGES
 from ..errors import UserError, listing
 from .annotations import Tally, check_sizes, read_coco, read_masks, read_names, read_xml
 

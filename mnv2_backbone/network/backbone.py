@@ -151,7 +151,7 @@ class MobileNetV2(BaseModule):
                 steps = checkpoint(block, x, use_reentrant=False, context_fn=contexts)
             else:
                 steps = block(x)
-            kept |= {(layer.name, step): y for step, y in steps.items() if (layer.name, step) in wanted}
+            kept.update({(layer.name, step): y for step, y in steps.items() if (layer.name, step) in wanted})
             x = steps[layer.steps[-1]]
         outputs = (kept[end.layer, end.step][:, end.start : end.start + end.channels] for end in self.plan.outputs)
         return tuple(y if self.any_format_out else y.contiguous() for y in outputs)

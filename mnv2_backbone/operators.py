@@ -181,27 +181,6 @@ def sigmoid_focal_loss_backward(x: Tensor, target: Tensor, weight: Tensor, grad_
 def _focal(target: Tensor, weight: Tensor, options: dict[str, float]) -> Callable[[Tensor], Tensor]:
     if weight.numel():
         return __getattr__('sigmoid_focal_loss with weights of classes')
-
-    def loss(x: Tensor) -> Tensor:
-        chosen = torch.nn.functional.one_hot(target, x.shape[1] + 1)[:, :-1].to(x)
-        return sigmoid_focal_loss(x, chosen, options['alpha'], options['gamma'])
-
-    return loss
-
-
-def ms_deform_attn_forward(value: Tensor, shapes: Tensor, _: Tensor, *inputs: Tensor, **__: int) -> Tensor:
-    """Multi-scale deformable attention, by mmcv's own function for CPUs."""
-    return _attend(shapes)(value, *inputs)
-
-
-def ms_deform_attn_backward(
-    value: Tensor, shapes: Tensor, _: Tensor, places: Tensor, weights: Tensor, *grads: Tensor, **__: int
-) -> None:
-    """Fills the gradients of ``value``, ``places`` and ``weights``; the first of all is the output's."""
-    _fill_gradients(_attend(shapes), [value, places, weights], *grads)
-
-
-def _attend(shapes: Tensor) -> Callable[..., Tensor]:
-    from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
-
-    return lambda value, *rest: multi_scale_deformable_attn_pytorch(value, shapes, *rest)
+    return lambda x: sigmoid_focal_loss(
+        x, torch.nn.functional.one_hot(target, x.shape[1] + 1)[:, :-1].to(x), options['alpha'], options['gamma']
+    )

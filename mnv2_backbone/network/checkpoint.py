@@ -1,6 +1,6 @@
 """Reading checkpoints without running code that is in them.
 
-``torch.load`` reads weights only by default since torch 2.6, and then refuses what mmengine writes beside the weights:
+``torch.load`` reads weights only by default, and then refuses what mmengine writes beside the weights:
 its loss histories and NumPy numbers. :func:`mmengine_types` lets exactly these pass, while a loader is at work.
 :func:`read_weights_only_everywhere` is for programs that open untrusted files.
 """
@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
-from mmengine.utils import digit_version
 
 from ..errors import UserError
 
@@ -47,12 +46,8 @@ def mmengine_types() -> Iterator[None]:
     """Within it, ``torch.load(weights_only=True)`` reads the checkpoints that mmengine writes.
 
     Only data types are allowed, none of which runs code; ``getattr``, which mmengine's histories need, is replaced by a
-    look-up that returns four methods of ``HistoryBuffer``. Torch before 2.6 has no weights-only default: nothing is
-    done.
+    look-up that returns four methods of ``HistoryBuffer``.
     """
-    if digit_version(torch.__version__) < digit_version('2.6.0'):
-        yield
-        return
     # A file written with NumPy 1 names numpy.core, one written with NumPy 2 numpy._core: both are read.
     arrays = [
         (function, f'numpy.{core}.multiarray.{function.__name__}')

@@ -1,4 +1,4 @@
-"""Loaders for mmengine's checkpoints: ``mnv2://NAME``, and its own files on PyTorch 2.6 and newer."""
+"""Loaders for mmengine's checkpoints: ``mnv2://NAME``, and its own files."""
 
 import sys
 from importlib.abc import MetaPathFinder

@@ -3,6 +3,7 @@
 import functools
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,7 +65,10 @@ def setting_up(is_over: Callable[[], bool] = lambda: False) -> Iterator[None]:
     except SETUP_ERRORS as error:
         if isinstance(error, UserError) or is_over():
             raise
-        raise UserError(f'{one_line(error)} (PYTHONDEVMODE=1 shows where)') from error
+        way = 'PYTHONDEVMODE=1 shows where'
+        if any('/mmpretrain/' in frame.filename for frame in traceback.extract_tb(error.__traceback__)):
+            way = "in mmpretrain, which MMDetection imports: pip install 'transformers<4.54', or uninstall mmpretrain"
+        raise UserError(f'{one_line(error)} ({way})') from error
 
 
 def listing(names: Sequence[Any], most: int = 10) -> str:

@@ -6,6 +6,7 @@ import argparse
 import csv
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ pytest.importorskip('mmdet', reason='the configs are of MMDetection and MMSegmen
 import mnv2_backbone
 from mnv2_backbone import configs as shipped
 from mnv2_backbone.__main__ import COMMANDS
-from mnv2_backbone.errors import UserError
+from mnv2_backbone.errors import UserError, setting_up
 from mnv2_backbone.training import prepare
 from mnv2_backbone.training.options import load_config
 
@@ -197,6 +198,18 @@ print(main(), 'torch' in sys.modules)
 """
         done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True)
         assert done.stdout == '2 False\n' and done.stderr.count('\n') == 1 and 'missing' in done.stderr
+
+
+def test_an_mmpretrain_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
+    """As with transformers 4.54 and newer."""
+    module = tmp_path / 'mmpretrain/__init__.py'
+    module.parent.mkdir()
+    module.write_text("raise TypeError('NoneType takes no arguments')")
+    with (
+        pytest.raises(UserError, match=r"NoneType .*\(in mmpretrain, .*: pip install 'transformers<4\.54'"),
+        setting_up(),
+    ):
+        runpy.run_path(str(module))
 
 
 class TestInACheckout:

@@ -41,7 +41,8 @@ ROWS = (
     Row('oldest', '3.10', OLD),
     Row('numpy1', '3.10', (*OLD, 'numpy<2', 'opencv-python<4.11')),
     Row('setuptools', '3.12', NEW, last=('setuptools>=84',)),
-    Row('transformers', '3.12', NEW, last=('mmpretrain==1.2.0', 'transformers>=5')),
+    Row('transformers4', '3.12', NEW, last=('mmpretrain==1.2.0', 'transformers<4.54')),
+    Row('transformers5', '3.12', NEW, last=('mmpretrain==1.2.0', 'transformers>=5')),
     Row('onedl', '3.11', NEW, 'onedl', ('onedl-mmpretrain',)),
 )
 MNV2 = '-m mnv2_backbone'

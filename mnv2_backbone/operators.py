@@ -5,13 +5,13 @@ fill the tensors that are passed for results. Any other operator raises ``NotImp
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.metadata import distribution
+from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor
-from torchvision.ops import deform_conv2d, roi_align, sigmoid_focal_loss
-from torchvision.ops import nms as suppress
 
 
 def __getattr__(name: str) -> Callable[..., Any]:
@@ -29,7 +29,7 @@ def __getattr__(name: str) -> Callable[..., Any]:
 
 def get_compiler_version() -> str:
     """What reports of the environment name."""
-    return f'none, operators of torchvision {torchvision.__version__}'
+    return f'none, operators of torchvision {distribution("torchvision").version}'
 
 
 get_compiling_cuda_version = get_compiler_version
@@ -47,7 +47,21 @@ def _fill_gradients(
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
     """Boxes (N, 4) and scores (N,) to the positions of those that stay; sides are ``x2 - x1 + offset``."""
-    return suppress(boxes + boxes.new_tensor([0, 0, offset, offset]), scores, iou_threshold)
+    kept: Tensor = _nms()(boxes + boxes.new_tensor([0, 0, offset, offset]), scores, iou_threshold)
+    return kept
+
+
+@cache
+def _nms() -> Callable[..., Any]:
+    """torchvision's, from its library alone: every detector needs it, and ``import torchvision`` takes seconds."""
+    try:
+        for library in Path(str(distribution('torchvision').locate_file('torchvision'))).glob('_C*'):
+            torch.ops.load_library(str(library))
+        return torch.ops.torchvision.nms
+    except (OSError, AttributeError):
+        from torchvision.ops import nms
+
+        return nms
 
 
 def softnms(boxes: Tensor, scores: Tensor, dets: Tensor, **options: Any) -> Tensor:
@@ -86,6 +100,8 @@ def _aligned(options: dict[str, Any]) -> Callable[[Tensor, Tensor], Tensor]:
         return __getattr__("roi_align with pool_mode='max'")
     size = (options['aligned_height'], options['aligned_width'])
     rest = (options['spatial_scale'], options['sampling_ratio'], options['aligned'])
+    from torchvision.ops import roi_align
+
     return lambda x, rois: roi_align(x, rois.to(x), size, *rest)
 
 
@@ -121,6 +137,8 @@ def roi_pool_backward(grad: Tensor, rois: Tensor, argmax: Tensor, grad_x: Tensor
 def _deformable(options: dict[str, Any], *names: str) -> Callable[..., Tensor]:
     """torchvision's convolution with mmcv's options; ``names`` are what those for height and width are called."""
     pairs = [tuple(options[name.format(side)] for side in names[:2]) for name in names[2:]]
+    from torchvision.ops import deform_conv2d
+
     return lambda x, offset, weight, *rest: deform_conv2d(x, offset, weight, None, *pairs, *rest)
 
 
@@ -181,6 +199,8 @@ def sigmoid_focal_loss_backward(x: Tensor, target: Tensor, weight: Tensor, grad_
 def _focal(target: Tensor, weight: Tensor, options: dict[str, float]) -> Callable[[Tensor], Tensor]:
     if weight.numel():
         return __getattr__('sigmoid_focal_loss with weights of classes')
+    from torchvision.ops import sigmoid_focal_loss
+
     return lambda x: sigmoid_focal_loss(
         x, torch.nn.functional.one_hot(target, x.shape[1] + 1)[:, :-1].to(x), options['alpha'], options['gamma']
     )

@@ -179,7 +179,7 @@ def kept(_=None):
     return nms(boxes, torch.tensor([0.5, 0.9, 0.7]), 0.5)[1].tolist()
 """
 
-    @pytest.mark.parametrize('first', ['mmdet.apis', 'mmseg.apis', 'mnv2_backbone, mmcv.ops'])
+    @pytest.mark.parametrize('first', ['mmdet.apis, mmseg.apis', 'mnv2_backbone, mmcv.ops'])
     def test_whatever_is_imported_first(self, first: str, tmp_path: Path) -> None:
         assert python(f'import {first}\n{self.NMS}\nprint(kept())', tmp_path) == '[1, 2]'
 

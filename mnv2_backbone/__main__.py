@@ -2,9 +2,10 @@
 
 import argparse
 import platform
+import re
 import sys
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 
 from .configs import HOME
 
@@ -21,9 +22,8 @@ COMMANDS = {
     'curves': ('plot_curves', 'draw the curves of training runs'),
     'toy': ('make_toy_dataset', 'write a small data set of drawn shapes'),
 }
-#: What --version names, where it is installed.
-_PACKAGES = 'torch torchvision numpy mmengine mmcv mmcv-lite mmdet mmsegmentation mmpretrain onedl-mmengine onedl-mmcv '
-_PACKAGES += 'onedl-mmdetection onedl-mmsegmentation onedl-mmpretrain onnxruntime openvino'
+#: What --version names.
+_PACKAGES = re.compile('mnv2_backbone|torch|torchvision|numpy|(onedl-)?mm.*|onnxruntime|openvino')
 
 
 def main() -> int:
@@ -47,13 +47,9 @@ def main() -> int:
 
 
 def _versions() -> str:
-    found = [f'Python {platform.python_version()}']
-    for name in ('mnv2_backbone', *_PACKAGES.split()):
-        try:
-            found.append(f'{name} {version(name)}')
-        except PackageNotFoundError:
-            continue
-    return ', '.join([*found[1:], found[0]])
+    found = [f'{found.name} {found.version}' for found in distributions() if _PACKAGES.fullmatch(found.name)]
+    first = sorted(found, key=lambda text: (not text.startswith('mnv2_backbone'), text))
+    return ', '.join([*first, f'Python {platform.python_version()}'])
 
 
 if __name__ == '__main__':

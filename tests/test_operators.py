@@ -33,9 +33,9 @@ def gradients(output: torch.Tensor, *inputs: torch.Tensor) -> tuple[torch.Tensor
 
 
 def suppressed() -> Iterator[tuple[str, torch.Tensor]]:
-    boxes = torch.cat([random(300, 2), random(300, 2, seed=1) + 1], 1) * 20
-    boxes[:, 2:] = boxes[:, :2] + random(300, 2, seed=2) * 20
-    scores, classes = random(300), (random(300, seed=3) * 3).long()
+    boxes = torch.cat([random(150, 2), random(150, 2, seed=1) + 1], 1) * 20
+    boxes[:, 2:] = boxes[:, :2] + random(150, 2, seed=2) * 20
+    scores, classes = random(150), (random(150, seed=3) * 2).long()
     for offset in (0, 1):
         for name, options in (
             ('nms', dict(type='nms', iou_threshold=0.5, offset=offset)),
@@ -49,8 +49,8 @@ def suppressed() -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def aligned() -> Iterator[tuple[str, torch.Tensor]]:
-    corners = random(20, 2) * 70 - 5
-    rois = torch.cat([(random(20, 1) * 2).floor(), corners, corners + random(20, 2, seed=1) * 40], 1)
+    corners = random(8, 2) * 70 - 5
+    rois = torch.cat([(random(8, 1) * 2).floor(), corners, corners + random(8, 2, seed=1) * 40], 1)
     for sampling, align in ((0, True), (2, True), (0, False)):
         x = random(2, 3, 17, 21).requires_grad_()
         y = ops.roi_align(x, rois, (3, 4), 0.25, sampling, 'avg', align)
@@ -61,8 +61,8 @@ def aligned() -> Iterator[tuple[str, torch.Tensor]]:
 def deformed() -> Iterator[tuple[str, torch.Tensor]]:
     for stride, padding, dilation, groups, deform in ((1, 1, 1, 1, 1), ((2, 1), (1, 2), (1, 2), 2, 2)):
         size = [(n + 2 * p - 2 * d - 1) // s + 1 for n, s, p, d in zip(
-            (9, 11), *(v if isinstance(v, tuple) else (v, v) for v in (stride, padding, dilation)))]  # fmt: skip
-        x, weight, bias = random(2, 4, 9, 11), random(6, 4 // groups, 3, 3) - 0.5, random(6)
+            (6, 7), *(v if isinstance(v, tuple) else (v, v) for v in (stride, padding, dilation)))]  # fmt: skip
+        x, weight, bias = random(2, 4, 6, 7), random(6, 4 // groups, 3, 3) - 0.5, random(6)
         offset, mask = random(2, deform * 18, *size) * 6 - 3, random(2, deform * 9, *size)
         leaves = [leaf.requires_grad_() for leaf in (x, offset, weight, mask, bias)]
         options = (stride, padding, dilation, groups, deform)

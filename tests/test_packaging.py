@@ -166,8 +166,18 @@ class TestTheCommand:
 
     def test_versions(self) -> None:
         done = self.mnv2('--version')
-        assert done.returncode == 0 and re.match(rf'mnv2_backbone {re.escape(mnv2_backbone.__version__)},', done.stdout)
-        for name in ('torch ', 'torchvision ', 'numpy ', 'mmengine ', 'mmcv', 'mmdet', 'mmsegmentation ', 'Python 3.'):
+        assert done.returncode == 0
+        for name in (
+            f'mnv2_backbone {mnv2_backbone.__version__}',
+            'torch ',
+            'torchvision ',
+            'numpy ',
+            'mmengine ',
+            'mmcv',
+            'mmdet',
+            'mmsegmentation ',
+            'Python 3.',
+        ):
             assert name in done.stdout
 
     def test_every_script_is_there_and_called_by_its_name(self) -> None:

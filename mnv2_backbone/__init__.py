@@ -8,6 +8,11 @@ when it is first used.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+try:
+    import mmengine  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("mnv2_backbone needs mmengine: pip install 'mnv2_backbone[mm]'") from error
+
 from .configs import config_path, let_configs_build_on_ours
 from .finder import offer_operators
 from .registry import MODULES

@@ -191,6 +191,11 @@ class TestTheCommand:
         shown = self.mnv2('--help').stdout
         assert all(f'\n  {name} ' in shown for name in COMMANDS)
 
+    def test_what_is_missing_is_named(self) -> None:
+        code = "import sys; sys.modules['mmengine'] = None; import mnv2_backbone.__main__"
+        done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+        assert "mnv2_backbone needs mmengine: pip install 'mnv2_backbone[mm]'" in done.stderr.splitlines()[-1]
+
     def test_a_wrong_command_is_named(self) -> None:
         done = self.mnv2('infr')
         assert done.returncode == 2 and "invalid choice: 'infr' (choose from" in done.stderr

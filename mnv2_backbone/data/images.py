@@ -39,6 +39,16 @@ def wrong_size(image: object, found: Sequence[float], meant: Sequence[float]) ->
     )
 
 
+def decoded_size(path: Path) -> tuple[int, int] | None:
+    """(height, width) of an image as OpenCV decodes it, from its header; None if it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            return (width, height) if image.getexif().get(0x0112, 1) >= 5 else (height, width)
+    except Exception:  # whatever a decoder raises at damaged input
+        return None
+
+
 def _check_complete(data: bytes) -> None:
     """Raises if an image was cut off; OpenCV decodes it without an error, and fills the rest with grey."""
     for beginning, ending in _ENDINGS.items():

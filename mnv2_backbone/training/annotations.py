@@ -17,7 +17,7 @@ from mmengine.fileio import list_from_file
 from PIL import Image
 
 from ..data.files import evenly
-from ..data.images import wrong_size
+from ..data.images import decoded_size, wrong_size
 from ..errors import UserError, listing
 
 #: How many images and masks are opened before training, evenly spread; the others are checked when they are used.
@@ -244,16 +244,6 @@ def check_sizes(images: Sequence[Path], sizes: Sequence[tuple[float, float]]) ->
         found = decoded_size(images[i])
         if found and np.isfinite(sizes[i]).all() and found != tuple(sizes[i]):
             raise UserError(wrong_size(images[i], found, sizes[i]))
-
-
-def decoded_size(path: Path) -> tuple[int, int] | None:
-    """(height, width) of an image as OpenCV decodes it, from its header; None if it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            return (width, height) if image.getexif().get(0x0112, 1) >= 5 else (height, width)
-    except Exception:  # whatever a decoder raises at damaged input
-        return None
 
 
 def read_masks(infos: Sequence[Mapping[str, Any]], load: Any, classes: Sequence[str], ignore: int) -> Tally:

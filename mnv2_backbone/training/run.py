@@ -43,10 +43,10 @@ class _StartedHook(Hook):
         self.started = True
 
 
-def run_training(args: argparse.Namespace) -> int:
+def run_training(args: argparse.Namespace, hooks: Sequence[Hook] = ()) -> int:
     """Trains; returns the exit status. Options as :func:`mnv2_backbone.training.command_line.train` parses them."""
     keep_freed_memory()
-    return _run(args, prepare_training, Runner.train)
+    return _run(args, prepare_training, Runner.train, hooks)
 
 
 def run_testing(args: argparse.Namespace) -> int:
@@ -54,7 +54,7 @@ def run_testing(args: argparse.Namespace) -> int:
     return _run(args, prepare_testing, Runner.test)
 
 
-def _run(args: argparse.Namespace, prepare: Prepare, go: Callable[[Runner], object]) -> int:
+def _run(args: argparse.Namespace, prepare: Prepare, go: Callable[[Runner], object], hooks: Sequence[Hook] = ()) -> int:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]  # typeshed lacks it
     read_weights_only_everywhere()
@@ -73,7 +73,8 @@ def _run(args: argparse.Namespace, prepare: Prepare, go: Callable[[Runner], obje
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
         for line in [*found, *(f'changed in the config: {change}' for change in changes)]:
             runner.logger.info(line)
-        runner.register_hook(hook, priority='LOWEST')
+        for own in (hook, *hooks):
+            runner.register_hook(own, priority='LOWEST')
         if is_pickle(getattr(args, 'out', None)):
             runner.test_evaluator.metrics.append(_dump(cfg, args.out))
         try:

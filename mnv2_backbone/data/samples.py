@@ -1,0 +1,168 @@
+"""Annotated images of any source: checked, split, and written as COCO's JSON or as label maps."""
+
+import json
+import math
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import listing, whole_file
+from .folder import SPLITS
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An annotated object: its class, its box (left, top, right, bottom) in pixels, and its outline if known.
+
+    ``outline`` is what COCO has as ``segmentation``: polygons (x1, y1, x2, y2, ...) or run lengths.
+    """
+
+    label: str
+    box: Box
+    outline: Any = None
+    ignore: bool = False
+
+    @property
+    def area(self) -> float:
+        """Of the box, in square pixels."""
+        left, top, right, bottom = self.box
+        return (right - left) * (bottom - top)
+
+
+@dataclass
+class Sample:
+    """An image of (width, height) with its objects or its mask; ``split`` is empty if nothing names one."""
+
+    image: Path
+    size: tuple[int, int]
+    things: list[Thing] = field(default_factory=list)
+    mask: Path | None = None
+    split: str = ''
+
+
+class Faults:
+    """What is wrong, by kind, with the names of the files."""
+
+    def __init__(self) -> None:
+        self.kinds: dict[str, list[str]] = defaultdict(list)
+
+    def add(self, kind: str, name: str) -> None:
+        """Counts one."""
+        self.kinds[kind].append(name)
+
+    def lines(self) -> list[str]:
+        """A line for each kind."""
+        return [f'{len(names)} {kind}: {listing(list(dict.fromkeys(names)), 4)}' for kind, names in self.kinds.items()]
+
+
+def clean(samples: Iterable[Sample], faults: Faults) -> None:
+    """Removes boxes that nothing can be learned from, and clips the others to their images."""
+    for sample in samples:
+        width, height = sample.size
+        kept: dict[tuple[str, Box], Thing] = {}
+        for thing in sample.things:
+            left, top, right, bottom = thing.box
+            box = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
+            if not all(map(math.isfinite, thing.box)) or right - left < 1 or bottom - top < 1:
+                faults.add('boxes smaller than a pixel, left out', sample.image.name)
+            elif box[2] - box[0] < 1 or box[3] - box[1] < 1:
+                faults.add('boxes outside their images, left out', sample.image.name)
+            elif (thing.label, box) in kept:
+                faults.add('boxes drawn twice, counted once', sample.image.name)
+            else:
+                if max(abs(a - b) for a, b in zip(box, thing.box)) > 2:  # less is rounding
+                    faults.add('boxes that reach beyond their images, clipped', sample.image.name)
+                kept[thing.label, box] = Thing(thing.label, box, thing.outline, thing.ignore)
+        sample.things = list(kept.values())
+
+
+def divide(samples: Sequence[Sample], share: float, seed: int, faults: Faults) -> str:
+    """Gives every sample a split, and returns what was done. Splits that exist are kept.
+
+    Without images for validation a seeded part of the training images is taken, such that each class has about its
+    share in it. Images that belong to no split where others do are left without one.
+    """
+    found = Counter(sample.split for sample in samples)
+    named = [split for split in SPLITS if found[split]]
+    if 'train' not in named or named == ['train']:  # a single name is what some tools call everything
+        for sample in samples:
+            sample.split = 'train'
+        named = ['train']
+    elif found['']:
+        for sample in samples:
+            if not sample.split:
+                faults.add('images that belong to no split, not used', sample.image.name)
+    if 'val' in named:
+        return 'the splits are kept as they are'
+    chosen = _stratified([sample for sample in samples if sample.split == 'train'], share, seed)
+    for sample in chosen:
+        sample.split = 'val'
+    return f'{len(chosen)} of the training images are set aside for validation (seed {seed})'
+
+
+def _stratified(samples: Sequence[Sample], share: float, seed: int) -> list[Sample]:
+    """A part of the samples; rare classes are dealt with first."""
+    labels = {id(sample): {thing.label for thing in sample.things} or {''} for sample in samples}
+    counts = Counter(label for names in labels.values() for label in names)
+    order = list(samples)
+    random.Random(seed).shuffle(order)
+    order.sort(key=lambda sample: min(counts[name] for name in labels[id(sample)]))
+    seen, taken, chosen = Counter[str](), Counter[str](), []
+    for sample in order:
+        names = labels[id(sample)]
+        rarest = min(names, key=lambda name: (counts[name], name))
+        seen.update(names)
+        if taken[rarest] < math.floor(seen[rarest] * share + 0.5) and counts[rarest] > 1:
+            taken.update(names)
+            chosen.append(sample)
+    if not chosen and len(order) > 1:
+        chosen = order[:1]
+    return chosen
+
+
+def write_coco(path: Path, samples: Sequence[Sample], classes: Sequence[str], root: Path) -> None:
+    """Writes samples as a COCO file, with the paths of the images relative to ``root``."""
+    numbers = {name: number for number, name in enumerate(classes, start=1)}
+    images: list[dict] = []
+    annotations: list[dict] = []
+    for number, sample in enumerate(samples, start=1):
+        name = sample.image.relative_to(root).as_posix() if sample.image.is_relative_to(root) else str(sample.image)
+        images.append(dict(id=number, file_name=name, width=sample.size[0], height=sample.size[1]))
+        for thing in sample.things:
+            if thing.label not in numbers:
+                continue
+            left, top, right, bottom = thing.box
+            box = [left, top, right - left, bottom - top]
+            ids = dict(id=len(annotations) + 1, image_id=number, category_id=numbers[thing.label])
+            annotations.append(dict(ids, bbox=box, area=box[2] * box[3], iscrowd=int(thing.ignore)))
+    categories = [dict(id=number, name=name) for name, number in numbers.items()]
+    with whole_file(path) as draft:
+        draft.write_text(json.dumps(dict(images=images, annotations=annotations, categories=categories)))
+
+
+def draw_outlines(sample: Sample, classes: Sequence[str]) -> np.ndarray:
+    """The label map (H, W), uint8, of a sample's outlines, larger objects below smaller ones; 0 is the background."""
+    import cv2
+    from pycocotools import mask as rle
+
+    width, height = sample.size
+    labels = np.zeros((height, width), np.uint8)
+    things = [thing for thing in sample.things if thing.outline and thing.label in classes]
+    for thing in sorted(things, key=lambda x: -x.area):
+        value = 255 if thing.ignore else classes.index(thing.label)
+        if isinstance(thing.outline, dict):
+            packed = thing.outline
+            if isinstance(packed['counts'], list):
+                packed = rle.frPyObjects(packed, height, width)
+            labels[rle.decode(packed) > 0] = value
+        else:
+            polygons = [np.rint(np.array(points, float).reshape(-1, 2)).astype(np.int32) for points in thing.outline]
+            cv2.fillPoly(labels, polygons, value)
+    return labels

@@ -1,0 +1,146 @@
+"""``mnv2 finetune`` from exports of labelling tools to a file that detects, as a user types it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from exports import BOXES, MASKS, OUTLINES, Truth, read_truth, yolo_classes_txt
+from mmengine.structures import InstanceData
+
+pytest.importorskip('mmdet', reason='training a detector needs MMDetection: pip install .[mm]')
+
+import finetune
+import torch
+from mmdet.visualization import DetLocalVisualizer
+from mmseg.visualization import SegLocalVisualizer
+from toy.dataset import write_toy_dataset
+from tuning.scores import score_boxes, score_masks
+
+from mnv2_backbone.data.samples import Sample, Thing, write_coco
+
+Export = Callable[[Path, 'list[Truth]'], None]
+
+
+@pytest.fixture(scope='session')
+def truths(tmp_path_factory: pytest.TempPathFactory) -> list[Truth]:
+    return read_truth(write_toy_dataset(tmp_path_factory.mktemp('toy') / 'toy', train=8, val=3))
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs the command in an empty folder; returns what it printed, the error too."""
+    monkeypatch.chdir(tmp_path)
+
+    def finetune_with(*arguments: object, status: int = 0) -> str:
+        for kind in (DetLocalVisualizer, SegLocalVisualizer):
+            kind._instance_dict.clear()  # mmengine has one for a whole process, which logs to the first run's folder
+        monkeypatch.setattr(sys, 'argv', ['mnv2 finetune', *map(str, arguments)])
+        found = finetune.main()
+        printed = capsys.readouterr()
+        assert found == status, printed.out[-2000:] + printed.err[-2000:]
+        return printed.out + printed.err
+
+    return finetune_with
+
+
+SHORT = ('--epochs', 1, '--size', 64, 64, '--batch-size', 4, '--export', 'none')
+
+
+@pytest.mark.parametrize('export', [*BOXES, *MASKS])
+def test_an_epoch_of_every_export(export: Export, run: Callable[..., str], truths: list[Truth], tmp_path: Path) -> None:
+    export(tmp_path / 'set', truths)
+    text = run('set', *SHORT, '--work-dir', 'out')
+    assert 'use it:' in text and (tmp_path / 'out/worst.jpg').stat().st_size > 1000
+    assert len(list((tmp_path / 'out/training').glob('best_*.pth'))) == 1
+    config = (tmp_path / 'out/config.py').read_text()
+    assert len(config.splitlines()) <= 40
+    assert ast.parse(config)
+
+
+@pytest.mark.parametrize('export', OUTLINES)
+def test_a_segmenter_from_outlines(
+    export: Export, run: Callable[..., str], truths: list[Truth], tmp_path: Path
+) -> None:
+    export(tmp_path / 'set', truths)
+    text = run('set', '--task', 'segment', *SHORT)
+    assert 'background' in text and 'IoU' in text
+
+
+def test_from_a_zip_to_a_file_that_detects(run: Callable[..., str], truths: list[Truth], tmp_path: Path) -> None:
+    """YOLO's text files in a zip, and nothing else known; the file's score is that of the model."""
+    yolo_classes_txt(tmp_path / 'set', truths)
+    shutil.make_archive('set', 'zip', 'set')
+    text = run('set.zip', *SHORT[:-2])
+    assert 'model.onnx: ' in text and 'mnv2 infer PHOTOS --weights work_dirs/set/model.onnx --score-thr' in text
+    for name in ('curves.png', 'confusion.png', 'worst.jpg'):
+        assert cv2.imread(str(tmp_path / 'work_dirs/set' / name)) is not None
+    text = run('set.zip', '--dry-run')  # a new folder for each run
+    assert 'work_dirs/set_2/config.py' in text
+    assert not list((tmp_path / 'work_dirs/set_2').rglob('*.pth'))
+
+
+def test_a_time_limit_sets_the_number_of_epochs(run: Callable[..., str], truths: list[Truth], tmp_path: Path) -> None:
+    yolo_classes_txt(tmp_path / 'set', truths)
+    text = run('set', *SHORT[2:], '--minutes', 2, '--dry-run')
+    (line,) = [line for line in text.splitlines() if line.startswith('epochs')]
+    assert 'here, of 2 minutes' in line and int(line.split()[1]) > 10
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        (['nowhere'], ['nowhere does not exist']),
+        (['set', '--size', '100', '32'], ['--size 100 32', 'from 64']),
+        (['set', '--epochs', '2', '--minutes', '1'], ['--epochs and --minutes']),
+        (['set', '--val', '1'], ['--val 1.0']),
+        (['set', '--task', 'segment'], ['boxes', 'masks or outlines']),
+        (['set', '--format', 'coco'], ['COCO']),
+        (['set', '--work-dir', 'set'], ['--work-dir set', 'not empty']),
+        (['set/0.jpg'], ['0.jpg']),
+        (['broken.zip'], ['broken.zip cannot be unpacked']),
+    ],
+)
+def test_wrong_options(
+    arguments: list[str], words: list[str], run: Callable[..., str], truths: list[Truth], tmp_path: Path
+) -> None:
+    yolo_classes_txt(tmp_path / 'set', truths)
+    (tmp_path / 'broken.zip').write_text('no zip')
+    text = run(*arguments, status=2)
+    (line,) = text.strip().splitlines()
+    assert line.startswith('error: ') and all(word in line for word in words), line
+    assert not (tmp_path / 'work_dirs').exists() or not list((tmp_path / 'work_dirs').iterdir())
+
+
+def test_scores_of_boxes(tmp_path: Path) -> None:
+    """Three objects, one found, one found as another class, one missed, and a box without an object."""
+    things = [Thing('a', (0, 0, 10, 10)), Thing('b', (20, 20, 40, 40)), Thing('a', (60, 60, 90, 90))]
+    write_coco(tmp_path / 'x.json', [Sample(tmp_path / 'x.jpg', (100, 100), things)], ['a', 'b'], tmp_path)
+    found = InstanceData(
+        bboxes=torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 40], [0, 60, 9, 80]]),
+        scores=torch.tensor([0.9, 0.8, 0.6]),
+        labels=torch.tensor([0, 0, 1]),
+    )
+    scores = score_boxes(tmp_path / 'x.json', [found], ['a', 'b'])
+    # of a's two objects one is found, before any wrong one: precision 1 up to recall 0.5, 51 of 101 points
+    assert scores.overall['AP50'] == pytest.approx((51 / 101 + 0) / 2)
+    assert scores.threshold == pytest.approx(0.85)
+    assert scores.confusion.tolist() == [[1, 0, 1], [0, 0, 1], [0, 0, 0]]
+    assert scores.errors == [2.0]
+    assert json.loads((tmp_path / 'x.json').read_text())['annotations'][1]['bbox'] == [20, 20, 20, 20]
+
+
+def test_scores_of_masks() -> None:
+    truth = np.array([[0, 0, 1, 1], [0, 0, 1, 255]], np.uint8)
+    found = np.array([[0, 1, 1, 1], [0, 0, 0, 2]], np.uint8)
+    scores = score_masks([truth], [found], ['ground', 'thing', 'never'])
+    assert [(name, pixels) for name, pixels, _ in scores.rows] == [('ground', 4), ('thing', 3)]
+    assert scores.overall['mIoU'] == pytest.approx((3 / 5 + 2 / 4) / 2)
+    assert scores.overall['accuracy'] == pytest.approx(5 / 7)

@@ -1,0 +1,115 @@
+"""The config that is written for a data set: plain mm, to be read, edited and run with ``mnv2 train``."""
+
+from pathlib import Path
+from pprint import pformat
+
+from mnv2_backbone.data.masks import voc_colormap
+from mnv2_backbone.errors import whole_file
+
+from .choices import Choices
+from .data import Data
+
+_COMMON = '''"""{title}
+
+    mnv2 train {config} --work-dir {again}
+"""
+
+_base_ = 'mnv2_backbone::{base}'
+
+input_size = {size}  # width, height
+max_epochs = {epochs}
+folder = {folder!r}  # the lists of images
+classes = {classes}
+'''
+
+_DETECTOR = """data = dict(
+    type='CocoDataset',
+    data_root={root!r},
+    metainfo=dict(classes=classes),
+    data_prefix=dict(_delete_=True, img=''),
+)
+train_pipeline = _base_.train_pipeline
+train_pipeline[1].update(scale=input_size)
+test_pipeline = _base_.test_pipeline
+test_pipeline[1].update(scale=input_size)
+# Anchors keep their size in pixels, so that the pretrained boxes fit at any input size.
+model = dict(bbox_head=dict(num_classes=len(classes), anchor_generator=dict(reference_size=300)))
+train_dataloader = dict(
+    batch_size={batch}, dataset=dict(data, ann_file=folder + 'train.json', pipeline=train_pipeline)
+)
+val_dataloader = dict(dataset=dict(data, ann_file=folder + 'val.json', pipeline=test_pipeline))
+test_dataloader = dict(dataset=dict(data, ann_file=folder + '{final}.json', pipeline=test_pipeline))
+val_evaluator = dict(_delete_=True, type='CocoMetric', ann_file=folder + 'val.json', metric='bbox')
+test_evaluator = dict(_delete_=True, type='CocoMetric', ann_file=folder + '{final}.json', metric='bbox')
+"""
+
+_SEGMENTER = """metainfo = dict(classes=classes, palette={palette})
+data = dict(
+    type='BaseSegDataset',
+    data_root={root!r},
+    metainfo=metainfo,
+    img_suffix='',
+    data_prefix=dict(img_path='', seg_map_path=folder + 'masks'),
+)
+train_pipeline = _base_.train_dataloader.dataset.pipeline
+train_pipeline[2].update(scale=input_size)
+train_pipeline[3].update(crop_size=input_size[::-1])
+test_pipeline = _base_.test_pipeline
+test_pipeline[1].update(scale=input_size)
+padding = dict(size=input_size[::-1])
+model = dict(data_preprocessor=dict(padding, test_cfg=padding), decode_head=dict(num_classes=len(classes)))
+train_dataloader = dict(
+    batch_size={batch}, dataset=dict(data, ann_file=folder + 'train.txt', pipeline=train_pipeline)
+)
+val_dataloader = dict(dataset=dict(data, ann_file=folder + 'val.txt', pipeline=test_pipeline))
+test_dataloader = dict(dataset=dict(data, ann_file=folder + '{final}.txt', pipeline=test_pipeline))
+"""
+
+_SCHEDULE = """train_cfg = dict(max_epochs=max_epochs, val_interval={interval})
+param_scheduler = _base_.param_scheduler
+param_scheduler[{last}].update({length})
+best = {score!r}
+default_hooks = dict(checkpoint=dict(save_best=best, rule='greater', interval={interval}, max_keep_ckpts=1))
+stop = dict(type='EarlyStoppingHook', monitor=best, rule='greater', patience={patience}, min_delta=0.001)
+custom_hooks = [*_base_.custom_hooks, stop]
+randomness = dict(seed={seed})
+"""
+
+#: The config that a task builds on, the score that counts, and how its schedule is set.
+BASES = {
+    'detect': ('ssdlite_mnv2_finetune.py', 'coco/bbox_mAP_50'),
+    'segment': ('deeplabv3lite_mnv2_voc_short.py', 'mIoU'),
+}
+
+
+def write_config(data: Data, choices: Choices, title: str, work_dir: Path, patience: int | None, seed: int) -> Path:
+    """Writes ``config.py`` to the work folder, which has the lists of images; returns its path."""
+    base, score = BASES[choices.task]
+    detects = choices.task == 'detect'
+    interval = max(1, round(choices.epochs / 15))
+    patience = patience or max(10, choices.epochs // 3)
+    path = work_dir / 'config.py'
+    values = dict(
+        title=title.replace('\\', '/').replace('"', "'"),
+        config=path,
+        again=work_dir / 'training_2',
+        base=base,
+        size=choices.size,
+        epochs=choices.epochs,
+        folder=f'{work_dir.resolve()}/',
+        classes=pformat(tuple(data.classes), width=110, compact=True),
+        root=f'{data.root.resolve()}/',
+        batch=choices.batch,
+        final=data.final,
+        palette=pformat([tuple(map(int, x)) for x in voc_colormap(len(data.classes))], width=100, compact=True),
+        interval=interval,
+        last=1 if detects else 0,
+        length='T_max=max_epochs, end=max_epochs' if detects else 'end=max_epochs',
+        score=score,
+        patience=max(1, round(patience / interval)),
+        seed=seed,
+    )
+    text = ''.join(part.format(**values) for part in (_COMMON, _DETECTOR if detects else _SEGMENTER, _SCHEDULE))
+    with whole_file(path) as draft:
+        draft.write_text(text)
+    return path

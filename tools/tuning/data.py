@@ -1,0 +1,139 @@
+"""The user's data: read, described, and written as the lists that the config names."""
+
+import shutil
+import zipfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from mnv2_backbone.data.labelmaps import MaskReader
+from mnv2_backbone.data.masks import save_indexed_png
+from mnv2_backbone.data.readers import read, recognize
+from mnv2_backbone.data.samples import Faults, Sample, clean, divide, draw_outlines, write_coco
+from mnv2_backbone.errors import UserError, listing, whole_file
+
+
+@dataclass
+class Data:
+    """A data set: the folder of its images, its format, samples, and classes.
+
+    ``division`` says how it was split, ``masks`` reads mask files if that is what the annotations are.
+    """
+
+    root: Path
+    format: str
+    samples: list[Sample]
+    classes: list[str]
+    faults: Faults
+    division: str
+    masks: MaskReader | None = None
+
+    def of(self, split: str) -> list[Sample]:
+        """The samples of a split."""
+        return [sample for sample in self.samples if sample.split == split]
+
+    @property
+    def final(self) -> str:
+        """The split for the scores at the end: the test images, if there are some."""
+        return 'test' if self.of('test') else 'val'
+
+
+def unpacked(data: Path, work_dir: Path) -> Path:
+    """The folder or file to read; a zip file is unpacked into the work folder."""
+    if data.is_dir() or data.suffix.lower() != '.zip':
+        return data
+    try:
+        with zipfile.ZipFile(data) as archive:
+            archive.extractall(work_dir / 'data')
+    except (zipfile.BadZipFile, OSError, RuntimeError) as error:
+        shutil.rmtree(work_dir / 'data', ignore_errors=True)
+        raise UserError(f'{data} cannot be unpacked: {error}') from error
+    return work_dir / 'data'
+
+
+def read_data(
+    path: Path, kind: str | None, task: str | None, classes: Sequence[str] | None, share: float, seed: int
+) -> Data:
+    """Reads, cleans and splits a data set; errors as for :func:`mnv2_backbone.data.readers.read`."""
+    faults = Faults()
+    found = recognize(path, kind, task)
+    samples, names = read(found, classes, faults)
+    clean(samples, faults)
+    if len(samples) < 2:
+        raise UserError(f'{path}: {len(samples)} annotated images; a few dozen are needed')
+    data = Data(found.folder.root, found.format, samples, names, faults, divide(samples, share, seed, faults))
+    if found.format == 'masks':
+        data.masks = MaskReader(found.folder, [sample.mask for sample in samples if sample.mask], classes)
+        data.classes = data.masks.classes
+    else:
+        data.classes = _learnable(data, path, names if found.format == 'yolo' else classes or names)
+    return data
+
+
+def _learnable(data: Data, path: Path, wanted: Sequence[str]) -> list[str]:
+    """The classes that there is something to learn from; the others are counted as faults."""
+    if missing := [name for name in wanted if name not in data.classes]:
+        raise UserError(f'--classes {missing[0]}: the annotations have {listing(data.classes, 20)}')
+    counts = Counter(thing.label for sample in data.of('train') for thing in sample.things)
+    for name in wanted:
+        if not counts[name]:
+            data.faults.add('classes without an object to learn from, left out', name)
+    if not any(counts[name] for name in wanted):
+        raise UserError(f'{path}: the {len(data.of("train"))} training images have no objects')
+    return [name for name in wanted if counts[name]]
+
+
+def describe(data: Data, console: Console) -> None:
+    """Prints what was found."""
+    console.print(f'{data.root}: {len(data.samples)} annotated images, {data.format}; {data.division}', markup=False)
+    splits = [split for split in ('train', 'val', 'test') if data.of(split)]
+    table = Table('class', *splits, *(['size in the image'] if data.format != 'masks' else []))
+    table.add_row('images', *(str(len(data.of(split))) for split in splits))
+    for name in data.classes if data.format != 'masks' else ():
+        counts = [sum(thing.label == name for x in data.of(split) for thing in x.things) for split in splits]
+        sides = relative_sides(data.samples, name)
+        low, middle, high = (f'{100 * side:.0f}' for side in np.quantile(sides, (0.1, 0.5, 0.9)))
+        table.add_row(name, *map(str, counts), f'{middle} % ({low} to {high})')
+    console.print(table)
+    if data.format == 'masks':
+        console.print(f'classes: {listing(data.classes, 30)}', markup=False)
+    for line in data.faults.lines():
+        console.print(f'  {line}', markup=False)
+
+
+def relative_sides(samples: Sequence[Sample], label: str | None = None) -> np.ndarray:
+    """The size of each object (of a class): the square root of its share of the image."""
+    things = ((sample, thing) for sample in samples for thing in sample.things if label in (None, thing.label))
+    return np.array([(thing.area / (sample.size[0] * sample.size[1])) ** 0.5 for sample, thing in things])
+
+
+def write_lists(data: Data, work_dir: Path, task: str) -> None:
+    """Writes a COCO file for each split, or a list of images and their label maps."""
+    if task == 'detect' and data.masks:
+        raise UserError('--task detect: the annotations are masks, which have no boxes')
+    if task == 'segment' and not data.masks:
+        if not any(thing.outline for sample in data.samples for thing in sample.things):
+            raise UserError('--task segment: the annotations are boxes; a segmenter needs masks or outlines')
+        data.classes = ['background', *data.classes]
+    for split in ('train', 'val', 'test'):
+        samples = data.of(split)
+        if samples and task == 'detect':
+            write_coco(work_dir / f'{split}.json', samples, data.classes, data.root)
+        elif samples:
+            names = [sample.image.relative_to(data.root) for sample in samples]
+            for name, sample in zip(names, samples):
+                save_indexed_png(work_dir / 'masks' / f'{name}.png', label_map(data, sample))
+            with whole_file(work_dir / f'{split}.txt') as draft:
+                draft.write_text(''.join(f'{name}\n' for name in names))
+
+
+def label_map(data: Data, sample: Sample) -> np.ndarray:
+    """The label map (H, W), uint8, of a sample."""
+    if data.masks and sample.mask:
+        return data.masks.read(sample.mask)
+    return draw_outlines(sample, data.classes)

@@ -1,0 +1,101 @@
+"""A training's progress in a terminal, its time limit, and how long an epoch takes."""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from mnv2_backbone.errors import UserError
+from mnv2_backbone.training.options import load_config
+
+
+class ProgressHook(Hook):
+    """Shows a bar with the time that is left; where ``console`` is no terminal, a line after each validation."""
+
+    priority = 'VERY_LOW'
+
+    def __init__(self, score: str, console: Console) -> None:
+        self.score, self.best, self.text, self.console = score, -1.0, '', console
+        columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self.progress = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+        self.task: Any = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Starts the bar."""
+        self.task = self.progress.add_task('training', total=runner.max_iters, completed=runner.iter)
+        self.progress.start()
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Moves the bar."""
+        if outputs and batch_idx % 5 == 0:
+            losses = f'epoch {runner.epoch + 1}, loss {outputs["loss"].item():.2f}'
+            self.progress.update(self.task, description=f'{losses}{self.text}')
+        self.progress.update(self.task, completed=runner.iter + 1)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Notes the score."""
+        value = float((metrics or {}).get(self.score, 0.0))
+        self.best = max(self.best, value)
+        self.text = f', {self.score.rpartition("/")[2]} {value:.3f} (best {self.best:.3f})'
+        if self.progress.disable:
+            self.console.print(f'epoch {runner.epoch}/{runner.max_epochs}{self.text}')
+
+    def after_train(self, runner: Runner) -> None:
+        """Ends the bar."""
+        self.progress.stop()
+
+
+class _StepTimes(Hook):
+    """Notes when each step ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        self.ends.append(time.monotonic())
+
+
+def seconds_per_epoch(config: str, steps: int = 12) -> float:
+    """How long an epoch of a config takes on this machine, by a few steps of it; validation not included."""
+    cfg: Config = load_config(config)
+    loader = cfg.train_dataloader
+    with tempfile.TemporaryDirectory() as folder:
+        cfg.merge_from_dict(
+            dict(
+                work_dir=folder,
+                experiment_name='timing',
+                visualizer=dict(name='timing'),
+                val_cfg=None,
+                val_dataloader=None,
+            )
+        )
+        cfg.val_evaluator = cfg.test_cfg = cfg.test_dataloader = cfg.test_evaluator = None
+        cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=steps)
+        cfg.param_scheduler, cfg.custom_hooks = None, [dict(type='mnv2_backbone.CheckedLoadHook')]
+        cfg.default_hooks.checkpoint = None
+        runner = Runner.from_cfg(cfg)
+        hook = _StepTimes()
+        runner.register_hook(hook)
+        runner.train()
+        images = len(runner.train_dataloader.dataset)
+    taken = sorted(later - earlier for earlier, later in zip(hook.ends[2:], hook.ends[3:]))
+    per_step = sum(taken) / len(taken)
+    return max(images // loader.batch_size, 1) * per_step
+
+
+def best_checkpoint(folder: Path) -> str:
+    """The path of the best checkpoint in a work folder, else of the newest one.
+
+    Raises:
+        UserError: There is none.
+    """
+    found = sorted(folder.glob('best_*.pth')) or sorted(folder.glob('epoch_*.pth'))
+    if not found:
+        raise UserError(f'{folder}: the training left no checkpoint')
+    return str(max(found, key=lambda path: path.stat().st_mtime_ns))

@@ -181,12 +181,12 @@ def yolo_segments(out: Path, truths: list[Truth]) -> None:
 
 
 def yolo_roboflow(out: Path, truths: list[Truth]) -> None:
-    """Paths in data.yaml that lead one folder too far up."""
+    """Paths in data.yaml that lead one folder too far up, one of them to a folder that was not exported."""
     for truth in truths:
         folder = out / ROBOFLOW[truth.split]
         _copy(truth, folder / 'images' / truth.path.name)
         _yolo(folder / 'labels' / f'{truth.path.stem}.txt', truth)
-    paths = 'train: ../train/images\nval: ../valid/images\ntest: ../test/images\n'.replace('test: ../test/images\n', '')
+    paths = 'train: ../train/images\nval: ../valid/images\ntest: ../test/images\n'
     (out / 'data.yaml').write_text(f'{paths}nc: {len(CLASSES)}\nnames: {list(CLASSES)}\n')
 
 

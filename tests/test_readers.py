@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 pytest.importorskip('mmdet', reason='reading data sets needs MMDetection: pip install .[mm]')
 
 from toy.dataset import write_toy_dataset
+from tuning.labelmaps import MaskReader
+from tuning.lists import draw_outlines, write_coco
 
-from mnv2_backbone.data.labelmaps import MaskReader
 from mnv2_backbone.data.readers import read, recognize
-from mnv2_backbone.data.samples import Faults, Sample, Thing, clean, divide, draw_outlines, write_coco
+from mnv2_backbone.data.samples import Faults, Sample, Thing, clean, divide
 from mnv2_backbone.errors import UserError
 
 Export = Callable[[Path, 'list[Truth]'], None]

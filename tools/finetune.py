@@ -89,7 +89,8 @@ def finetune(args: argparse.Namespace, work_dir: Path) -> 'Scores | None':
     with setting_up():
         from tuning.choices import choose, print_choices
         from tuning.config import write_config
-        from tuning.data import describe, read_data, unpacked, write_lists
+        from tuning.data import describe, read_data, unpacked
+        from tuning.lists import write_lists
         from tuning.progress import seconds_per_epoch
 
         path = unpacked(args.data, work_dir)

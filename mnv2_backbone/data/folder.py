@@ -2,7 +2,6 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError, listing
@@ -105,8 +104,3 @@ def read_lines(path: Path) -> list[str]:
         return [line.strip() for line in path.read_text('utf-8-sig').splitlines() if line.strip()]
     except (UnicodeDecodeError, OSError) as error:
         raise UserError(f'{path} cannot be read as text: {error}') from error
-
-
-def first_existing(paths: Sequence[Path]) -> Path | None:
-    """The first of the paths that exists."""
-    return next((path for path in paths if path.exists()), None)

@@ -5,6 +5,7 @@ masks are dealt with here.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +18,7 @@ from globox import BoundingBox
 
 from ..errors import UserError, listing
 from .files import IMAGES
-from .folder import Folder, first_existing, mask_stem, read_lines, split_of
+from .folder import Folder, mask_stem, read_lines, split_of
 from .images import decoded_size
 from .samples import Faults, Sample, Thing
 
@@ -34,7 +35,6 @@ class Found:
     folder: Folder
     format: str
     sources: list[tuple[Path, Any]]
-    has_masks: bool
 
 
 def recognize(root: Path, wanted: str | None = None, task: str | None = None) -> Found:
@@ -71,7 +71,7 @@ def recognize(root: Path, wanted: str | None = None, task: str | None = None) ->
         kinds = ', '.join(f'{_TITLES[kind]} ({folder.short(files[0][0])})' for kind, files in sources.items())
         raise UserError(f'{root} has annotations in several formats: {kinds}; choose with --format {"|".join(sources)}')
     ((kind, files),) = sources.items()
-    return Found(folder, kind, files, bool(masks))
+    return Found(folder, kind, files)
 
 
 def _home(file: Path) -> Path:
@@ -114,11 +114,7 @@ def _parsed(path: Path, parse: Callable[[bytes], Any], error_type: type[Exceptio
 
 
 def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    return bool(re.fullmatch(r'[-+]?[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?', text))
 
 
 def read(found: Found, classes: Sequence[str] | None, faults: Faults) -> tuple[list[Sample], list[str]]:
@@ -213,7 +209,7 @@ def _read_voc(found: Found, classes: Sequence[str] | None, faults: Faults) -> tu
         for number, node in enumerate(root.findall('object')):
             where = f'{found.folder.short(path)}, object {number + 1}'
             thing = _thing(where, BoundingBox.from_xml, node, ignore=node.findtext('difficult') == '1')
-            left, top, right, bottom = (int(side) - 1 for side in thing.box)  # as MMDetection's XMLDataset
+            left, top, right, bottom = (side - 1 for side in thing.box)  # as MMDetection's XMLDataset
             sample.things.append(Thing(thing.label, (left, top, right, bottom), ignore=thing.ignore))
         samples.append(sample)
     return samples, sorted({thing.label for sample in samples for thing in sample.things})
@@ -244,19 +240,21 @@ def _read_cvat(found: Found, classes: Sequence[str] | None, faults: Faults) -> t
                 if child.tag == 'box':
                     sample.things.append(_thing(where, BoundingBox.from_cvat, child))
                 elif child.tag == 'polygon':
-                    points = [pair.split(',') for pair in (child.get('points') or '').split(';')]
-                    shape = dict(label=child.get('label'), points=[(float(x), float(y)) for x, y in points])
-                    sample.things.append(_outlined(where, shape))
+                    points = [pair.split(',') for pair in child.get('points', '').split(';')]
+                    sample.things.append(_outlined(where, child.get('label'), points))
                 else:
                     faults.add(f'shapes of the kind {child.tag}, left out', sample.image.name)
             samples.append(sample)
     return samples, sorted({thing.label for sample in samples for thing in sample.things})
 
 
-def _outlined(where: str, shape: dict) -> Thing:
-    """An object from a polygon, in labelme's form."""
-    outline = [[float(number) for point in shape['points'] for number in point]]
-    return _thing(where, BoundingBox.from_labelme, shape, outline)
+def _outlined(where: str, label: Any, points: Sequence[Any]) -> Thing:
+    """An object from a polygon."""
+    try:
+        numbers = [[float(x), float(y)] for x, y in points]
+    except (TypeError, ValueError) as error:
+        raise UserError(f'{where}: the polygon {points!r} cannot be read: {error}') from error
+    return _thing(where, BoundingBox.from_labelme, dict(label=label, points=numbers), [sum(numbers, [])])
 
 
 def _read_labelme(found: Found, classes: Sequence[str] | None, faults: Faults) -> tuple[list[Sample], list[str]]:
@@ -273,7 +271,7 @@ def _read_labelme(found: Found, classes: Sequence[str] | None, faults: Faults) -
                 thing = _thing(found.folder.short(path), BoundingBox.from_labelme, shape)
                 sample.things.append(thing)
             elif kind == 'polygon':
-                sample.things.append(_outlined(found.folder.short(path), shape))
+                sample.things.append(_outlined(found.folder.short(path), shape.get('label'), shape.get('points', ())))
             else:
                 faults.add(f'shapes of the kind {kind}, left out', sample.image.name)
         samples.append(sample)
@@ -285,7 +283,8 @@ def _read_yolo(found: Found, classes: Sequence[str] | None, faults: Faults) -> t
     path, content = found.sources[0]
     if len(found.sources) > 1 and content:
         raise UserError(f'{folder.root} has several: {listing([folder.short(x) for x, _ in found.sources])}; name one')
-    names = classes or (_yaml_names(path, content['names']) if content else _names_beside(folder))
+    beside = [read_lines(file) for file in folder.others if file.name in _NAMES]
+    names = classes or (_yaml_names(path, content['names']) if content else next(iter(beside), None))
     labels = _label_files(folder, [] if content else [path for path, _ in found.sources], faults)
     images = _yaml_images(folder, path, content) if content else {image: '' for image in folder.images}
     unknown: list[str] = []
@@ -355,21 +354,18 @@ def _yaml_names(path: Path, names: Any) -> list[str]:
     return [str(name) for name in names]
 
 
-def _names_beside(folder: Folder) -> list[str] | None:
-    found = [path for path in folder.others if path.name in _NAMES]
-    return read_lines(found[0]) if found else None
-
-
 def _yaml_images(folder: Folder, path: Path, content: dict) -> dict[Path, str]:
     """The images that a data.yaml names, with their splits; paths are looked up as ultralytics does."""
     images: dict[Path, str] = {}
     known = {image.resolve(): image for image in folder.images}
-    roots = [Path(str(content.get('path') or '')), path.parent / str(content.get('path') or ''), path.parent]
+    roots = [path.parent / str(content.get('path') or ''), path.parent]
     for split in ('train', 'val', 'test'):
         parts = content.get(split) or []
         for part in [parts] if isinstance(parts, str) else parts:
-            spellings = (part, part.removeprefix('../'))
-            place = first_existing([root / name for root in roots if str(root) != '.' for name in spellings])
+            tries = [root / name for root in roots for name in (part, part.removeprefix('../'))]
+            place = next((path for path in tries if path.exists()), None)
+            if place is None and split == 'test':
+                continue  # Roboflow names it whether it exists or not
             if place is None:
                 raise UserError(f'{path}: {split} is {part}, which does not exist beside it or below its path')
             files = [place.parent / line for line in read_lines(place)] if place.is_file() else sorted(place.rglob('*'))
@@ -402,5 +398,3 @@ _READERS: dict[str, Callable[[Found, Sequence[str] | None, Faults], tuple[list[S
     'labelme': _read_labelme,
     'masks': _read_masks,
 }
-#: The names of the formats, as ``wanted`` takes them.
-FORMATS = tuple(_READERS)

@@ -1,6 +1,5 @@
-"""Annotated images of any source: checked, split, and written as COCO's JSON or as label maps."""
+"""Annotated images of any source: checked and split."""
 
-import json
 import math
 import random
 from collections import Counter, defaultdict
@@ -9,9 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ..errors import listing, whole_file
+from ..errors import listing
 from .folder import SPLITS
 
 Box = tuple[float, float, float, float]
@@ -125,44 +122,3 @@ def _stratified(samples: Sequence[Sample], share: float, seed: int) -> list[Samp
     if not chosen and len(order) > 1:
         chosen = order[:1]
     return chosen
-
-
-def write_coco(path: Path, samples: Sequence[Sample], classes: Sequence[str], root: Path) -> None:
-    """Writes samples as a COCO file, with the paths of the images relative to ``root``."""
-    numbers = {name: number for number, name in enumerate(classes, start=1)}
-    images: list[dict] = []
-    annotations: list[dict] = []
-    for number, sample in enumerate(samples, start=1):
-        name = sample.image.relative_to(root).as_posix() if sample.image.is_relative_to(root) else str(sample.image)
-        images.append(dict(id=number, file_name=name, width=sample.size[0], height=sample.size[1]))
-        for thing in sample.things:
-            if thing.label not in numbers:
-                continue
-            left, top, right, bottom = thing.box
-            box = [left, top, right - left, bottom - top]
-            ids = dict(id=len(annotations) + 1, image_id=number, category_id=numbers[thing.label])
-            annotations.append(dict(ids, bbox=box, area=box[2] * box[3], iscrowd=int(thing.ignore)))
-    categories = [dict(id=number, name=name) for name, number in numbers.items()]
-    with whole_file(path) as draft:
-        draft.write_text(json.dumps(dict(images=images, annotations=annotations, categories=categories)))
-
-
-def draw_outlines(sample: Sample, classes: Sequence[str]) -> np.ndarray:
-    """The label map (H, W), uint8, of a sample's outlines, larger objects below smaller ones; 0 is the background."""
-    import cv2
-    from pycocotools import mask as rle
-
-    width, height = sample.size
-    labels = np.zeros((height, width), np.uint8)
-    things = [thing for thing in sample.things if thing.outline and thing.label in classes]
-    for thing in sorted(things, key=lambda x: -x.area):
-        value = 255 if thing.ignore else classes.index(thing.label)
-        if isinstance(thing.outline, dict):
-            packed = thing.outline
-            if isinstance(packed['counts'], list):
-                packed = rle.frPyObjects(packed, height, width)
-            labels[rle.decode(packed) > 0] = value
-        else:
-            polygons = [np.rint(np.array(points, float).reshape(-1, 2)).astype(np.int32) for points in thing.outline]
-            cv2.fillPoly(labels, polygons, value)
-    return labels

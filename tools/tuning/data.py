@@ -1,4 +1,4 @@
-"""The user's data: read, described, and written as the lists that the config names."""
+"""The user's data: read and described."""
 
 import shutil
 import zipfile
@@ -11,11 +11,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from mnv2_backbone.data.labelmaps import MaskReader
-from mnv2_backbone.data.masks import save_indexed_png
 from mnv2_backbone.data.readers import read, recognize
-from mnv2_backbone.data.samples import Faults, Sample, clean, divide, draw_outlines, write_coco
-from mnv2_backbone.errors import UserError, listing, whole_file
+from mnv2_backbone.data.samples import Faults, Sample, clean, divide
+from mnv2_backbone.errors import UserError, listing
+
+from .labelmaps import MaskReader
 
 
 @dataclass
@@ -110,30 +110,3 @@ def relative_sides(samples: Sequence[Sample], label: str | None = None) -> np.nd
     """The size of each object (of a class): the square root of its share of the image."""
     things = ((sample, thing) for sample in samples for thing in sample.things if label in (None, thing.label))
     return np.array([(thing.area / (sample.size[0] * sample.size[1])) ** 0.5 for sample, thing in things])
-
-
-def write_lists(data: Data, work_dir: Path, task: str) -> None:
-    """Writes a COCO file for each split, or a list of images and their label maps."""
-    if task == 'detect' and data.masks:
-        raise UserError('--task detect: the annotations are masks, which have no boxes')
-    if task == 'segment' and not data.masks:
-        if not any(thing.outline for sample in data.samples for thing in sample.things):
-            raise UserError('--task segment: the annotations are boxes; a segmenter needs masks or outlines')
-        data.classes = ['background', *data.classes]
-    for split in ('train', 'val', 'test'):
-        samples = data.of(split)
-        if samples and task == 'detect':
-            write_coco(work_dir / f'{split}.json', samples, data.classes, data.root)
-        elif samples:
-            names = [sample.image.relative_to(data.root) for sample in samples]
-            for name, sample in zip(names, samples):
-                save_indexed_png(work_dir / 'masks' / f'{name}.png', label_map(data, sample))
-            with whole_file(work_dir / f'{split}.txt') as draft:
-                draft.write_text(''.join(f'{name}\n' for name in names))
-
-
-def label_map(data: Data, sample: Sample) -> np.ndarray:
-    """The label map (H, W), uint8, of a sample."""
-    if data.masks and sample.mask:
-        return data.masks.read(sample.mask)
-    return draw_outlines(sample, data.classes)

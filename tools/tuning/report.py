@@ -20,7 +20,8 @@ from mnv2_backbone.deployment.predictor import Predictor
 from mnv2_backbone.errors import UserError
 from mnv2_backbone.training.options import load_config
 
-from .data import Data, label_map
+from .data import Data
+from .lists import label_map
 from .scores import NOTHING, Scores, score_boxes, score_masks
 
 #: How many of the worst images are drawn.

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..errors import UserError, listing
-from .folder import Folder, read_lines
+from mnv2_backbone.data.folder import Folder, read_lines
+from mnv2_backbone.errors import UserError, listing
 
 IGNORED = 255
 Colour = tuple[int, int, int]

@@ -19,7 +19,7 @@ def test_no_hard_requirement_takes_a_side() -> None:
     config.read(ROOT / 'setup.cfg')
     hard = config['options']['install_requires'].split('\n')
     names = {re.split(r'[<>=! ]', line)[0] for line in hard if line}
-    assert names == {'filelock', 'numpy', 'rich', 'torch', 'torchvision'}
+    assert names == {'filelock', 'globox', 'numpy', 'pyyaml', 'rich', 'torch', 'torchvision'}
     assert not [line for line in hard if '==' in line or '<' in line]
 
     distributions = {'mm': 'mm', 'onedl': 'onedl-mm'}

@@ -23,7 +23,14 @@ class ProgressHook(Hook):
     def __init__(self, score: str, console: Console) -> None:
         self.score, self.best, self.text, self.console = score, -1.0, '', console
         columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self.progress = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+        self.progress = Progress(
+            *columns,
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
         self.task: Any = None
 
     def before_train(self, runner: Runner) -> None:

@@ -1,5 +1,6 @@
 """What a trained model is worth: scores by class, confusions, the worst images, and the file to use."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from mnv2_backbone.data.images import LoadImage
 from mnv2_backbone.deployment.backends import FORMATS, missing
 from mnv2_backbone.deployment.export import ExportOptions, export
 from mnv2_backbone.deployment.predictor import Predictor
-from mnv2_backbone.errors import UserError
+from mnv2_backbone.errors import UserError, whole_file
 from mnv2_backbone.training.options import load_config
 
 from .data import Data
@@ -31,7 +32,7 @@ WORST = 12
 def report(data: Data, task: str, work_dir: Path, checkpoint: str, kind: str, console: Console) -> Scores:
     """Scores the best checkpoint and the file exported from it on the test (else validation) images.
 
-    Writes curves.png, confusion.png and worst.jpg to the work folder, and the file; prints what they are.
+    Writes scores.json, curves.png, confusion.png and worst.jpg to the work folder, and the file; prints the scores.
     """
     cfg = load_config(str(work_dir / 'config.py'))
     trained = Predictor.from_checkpoint(cfg, checkpoint)
@@ -39,6 +40,9 @@ def report(data: Data, task: str, work_dir: Path, checkpoint: str, kind: str, co
     _print_table(
         console, scores, f'{Path(checkpoint).name} on the {len(data.of(data.final))} images for {_purpose(data)}'
     )
+    by_class = {name: dict(zip(scores.columns, values)) for name, _, values in scores.rows}
+    with whole_file(work_dir / 'scores.json') as draft:
+        draft.write_text(json.dumps(dict(scores.overall, images=data.final, classes=by_class), indent=1))
     plot_curves(Path(checkpoint).parent, work_dir / 'curves.png')
     _plot_confusion(scores, work_dir / 'confusion.png')
     _draw_worst(data, task, trained, scores, work_dir / 'worst.jpg')

@@ -112,7 +112,7 @@ def test_from_a_zip_to_a_file_that_detects(run: Callable[..., str], truths: list
 def test_a_time_limit_sets_the_number_of_epochs(run: Callable[..., str], truths: list[Truth], tmp_path: Path) -> None:
     yolo_classes_txt(tmp_path / 'set', truths)
     text = run('set', *SHORT[2:], '--minutes', 2, '--dry-run')
-    (line,) = [line for line in text.splitlines() if line.startswith('epochs')]
+    (line,) = [line for line in text.splitlines() if line.strip().startswith('epochs')]
     assert 'here, of 2 minutes' in line and int(line.split()[1]) > 10
 
 
@@ -123,6 +123,7 @@ def test_a_time_limit_sets_the_number_of_epochs(run: Callable[..., str], truths:
         (['set', '--size', '100', '32'], ['--size 100 32', 'from 64']),
         (['set', '--epochs', '2', '--minutes', '1'], ['--epochs and --minutes']),
         (['set', '--val', '1'], ['--val 1.0']),
+        (['set', '--weights', 'my.pth'], ['my.pth does not exist']),
         (['set', '--task', 'segment'], ['boxes', 'masks or outlines']),
         (['set', '--format', 'coco'], ['COCO']),
         (['set', '--work-dir', 'set'], ['--work-dir set', 'not empty']),

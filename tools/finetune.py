@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from mnv2_backbone.errors import UserError, command, setting_up
+from mnv2_backbone.training.command_line import check_files
 
 if TYPE_CHECKING:
     from tuning.choices import Choices
@@ -33,6 +34,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--classes', nargs='+', metavar='NAME', help='names of the class numbers, or classes to learn')
     parser.add_argument('--val', type=float, default=0.2, metavar='SHARE', help='set aside if there is no split (0.2)')
     parser.add_argument('--size', type=int, nargs=2, metavar=('W', 'H'), help='input size in pixels')
+    parser.add_argument('--weights', metavar='CKPT', help='start from these instead, also of other classes')
     parser.add_argument('--epochs', type=int, metavar='N', help='length of the training')
     parser.add_argument('--minutes', type=float, metavar='M', help='length of the training, by what a step takes here')
     parser.add_argument('--batch-size', type=int, metavar='N')
@@ -54,6 +56,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         raise UserError(f'--val {args.val}: allowed are numbers between 0 and 0.9')
     if args.size and min(args.size) < 64:
         raise UserError(f'--size {args.size[0]} {args.size[1]}: allowed are numbers from 64')
+    check_files(None, args.weights)
     return args
 
 
@@ -97,7 +100,7 @@ def finetune(args: argparse.Namespace, work_dir: Path) -> 'Scores | None':
         data = read_data(path, args.format, args.task, args.classes, args.val, args.seed)
         describe(data, console)
         size = tuple(args.size) if args.size else None
-        choices = choose(data, args.task, size, args.batch_size, args.epochs)
+        choices = choose(data, args.task, size, args.weights, args.batch_size, args.epochs)
         write_lists(data, work_dir, choices.task)
         title = f'{len(data.classes)} classes, {len(data.of("train"))} images of {args.data.name}.'
         config = write_config(data, choices, title, work_dir, args.patience, args.seed)

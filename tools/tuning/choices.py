@@ -1,11 +1,16 @@
 """What is trained for a data set, and why: task, input size, batch size, epochs."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from mmdet.datasets import CocoDataset
 from rich.console import Console
+
+from mnv2_backbone.errors import listing
+from mnv2_backbone.weights.transfer import plain
 
 from .data import Data, relative_sides
 
@@ -16,6 +21,7 @@ PIXELS, PIXELS_SMALL = 416 * 416, 512 * 512
 #: A small object has this many pixels on its sides at the default size.
 SMALL = 20
 BATCH = 8
+WEIGHTS = {'detect': 'mnv2://ssdlite-coco', 'segment': 'mnv2://imagenet-1.0'}
 
 
 @dataclass
@@ -27,6 +33,7 @@ class Choices:
 
     task: str
     size: tuple[int, int]
+    weights: str
     batch: int
     epochs: int
     reasons: dict[str, str] = field(default_factory=dict)
@@ -36,23 +43,35 @@ def choose(
     data: Data,
     task: str | None = None,
     size: tuple[int, int] | None = None,
+    weights: str | None = None,
     batch: int | None = None,
     epochs: int | None = None,
 ) -> Choices:
     """Decides what is not given."""
-    reasons = dict.fromkeys(('task', 'size', 'epochs'), 'as asked')
+    reasons = dict.fromkeys(('task', 'size', 'weights', 'epochs'), 'as asked')
     if task is None:
         task = 'segment' if data.masks else 'detect'
         reasons['task'] = f'the annotations are {"masks" if data.masks else "boxes"} ({data.format})'
     if size is None:
         size, reasons['size'] = _size(data, task)
+    if weights is None:
+        weights = WEIGHTS[task]
+        reasons['weights'] = _kept(weights, data.classes)
     train = len(data.of('train'))
     batch = max(min(batch or BATCH, train), 2)
     if epochs is None:
         steps = max(train // batch, 1)
         epochs = min(max(math.ceil(STEPS / steps), EPOCHS[0]), EPOCHS[1])
         reasons['epochs'] = f'{epochs * steps} steps of {batch} images; there are {train} to learn from'
-    return Choices(task, size, batch, epochs, reasons)
+    return Choices(task, size, weights, batch, epochs, reasons)
+
+
+def _kept(weights: str, classes: Sequence[str]) -> str:
+    if weights != WEIGHTS['detect']:
+        return 'the backbone is trained on ImageNet, the head starts fresh'
+    known = set(map(plain, CocoDataset.METAINFO['classes']))
+    kept = [name for name in classes if plain(name) in known]
+    return f'trained on COCO, which has of the classes {listing(kept, 5) or "none"}'
 
 
 def _size(data: Data, task: str) -> tuple[tuple[int, int], str]:
@@ -72,7 +91,7 @@ def _size(data: Data, task: str) -> tuple[tuple[int, int], str]:
 
 def print_choices(choices: Choices, config: Path, console: Console) -> None:
     """Prints what will be trained, and why."""
-    size = '{}x{}'.format(*choices.size)
-    for name, value in (('task', choices.task), ('size', size), ('epochs', choices.epochs)):
-        console.print(f'{name:>6}  {value:<8} {choices.reasons[name]}', markup=False)
-    console.print(f'config  {config}', markup=False)
+    values = dict(choices.__dict__, size='{}x{}'.format(*choices.size))
+    for name, reason in choices.reasons.items():
+        console.print(f'{name:>8}  {values[name]!s:<20} {reason}', markup=False)
+    console.print(f'{"config":>8}  {config}', markup=False)

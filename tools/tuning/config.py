@@ -1,12 +1,13 @@
 """The config that is written for a data set: plain mm, to be read, edited and run with ``mnv2 train``."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from pprint import pformat
 
 from mnv2_backbone.data.masks import voc_colormap
 from mnv2_backbone.errors import whole_file
 
-from .choices import Choices
+from .choices import WEIGHTS, Choices
 from .data import Data
 
 _COMMON = '''"""{title}
@@ -16,6 +17,7 @@ _COMMON = '''"""{title}
 
 _base_ = 'mnv2_backbone::{base}'
 
+{start}
 input_size = {size}  # width, height
 max_epochs = {epochs}
 folder = {folder!r}  # the lists of images
@@ -75,11 +77,22 @@ custom_hooks = [*_base_.custom_hooks, stop]
 randomness = dict(seed={seed})
 """
 
+#: The most classes that the config names one by one.
+MOST = 20
 #: The config that a task builds on, the score that counts, and how its schedule is set.
 BASES = {
     'detect': ('ssdlite_mnv2_finetune.py', 'coco/bbox_mAP_50'),
     'segment': ('deeplabv3lite_mnv2_voc_short.py', 'mIoU'),
 }
+
+
+def _names(classes: Sequence[str], file: Path) -> str:
+    """The classes as the config has them; many stand in a file beside it."""
+    if len(classes) <= MOST:
+        return pformat(tuple(classes), width=110, compact=True)
+    with whole_file(file) as draft:
+        draft.write_text('\n'.join(classes) + '\n', 'utf-8')
+    return f"tuple(open(folder + {file.name!r}, encoding='utf-8').read().splitlines())"
 
 
 def write_config(data: Data, choices: Choices, title: str, work_dir: Path, patience: int | None, seed: int) -> Path:
@@ -94,14 +107,15 @@ def write_config(data: Data, choices: Choices, title: str, work_dir: Path, patie
         config=path,
         again=work_dir / 'training_2',
         base=base,
+        start=f'load_from = {choices.weights!r}' if choices.weights != WEIGHTS['segment'] else '# from ImageNet',
         size=choices.size,
         epochs=choices.epochs,
         folder=f'{work_dir.resolve()}/',
-        classes=pformat(tuple(data.classes), width=110, compact=True),
+        classes=_names(data.classes, work_dir / 'classes.txt'),
         root=f'{data.root.resolve()}/',
         batch=choices.batch,
         final=data.final,
-        palette=pformat([tuple(map(int, x)) for x in voc_colormap(len(data.classes))], width=100, compact=True),
+        palette=voc_colormap(len(data.classes)).tolist() if len(data.classes) <= MOST else None,
         interval=interval,
         last=1 if detects else 0,
         length='T_max=max_epochs, end=max_epochs' if detects else 'end=max_epochs',

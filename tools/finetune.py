@@ -130,7 +130,8 @@ def train_and_report(data: 'Data', choices: 'Choices', work_dir: Path, kind: str
     switches = dict(local_rank=0, amp=False, auto_scale_lr=False, resume=None, tensorboard=False)
     with quiet():
         hook = ProgressHook(BASES[choices.task][1], console)
-        run_training(argparse.Namespace(**options, **switches), [hook])
+        with hook.progress:
+            run_training(argparse.Namespace(**options, **switches), [hook])
         with setting_up():
             return report(data, choices.task, work_dir, best_checkpoint(training), kind, console)
 

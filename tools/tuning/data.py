@@ -79,13 +79,18 @@ def _learnable(data: Data, path: Path, wanted: Sequence[str]) -> list[str]:
     """The classes that there is something to learn from; the others are counted as faults."""
     if missing := [name for name in wanted if name not in data.classes]:
         raise UserError(f'--classes {missing[0]}: the annotations have {listing(data.classes, 20)}')
-    counts = Counter(thing.label for sample in data.of('train') for thing in sample.things)
-    for name in wanted:
-        if not counts[name]:
-            data.faults.add('classes without an object to learn from, left out', name)
-    if not any(counts[name] for name in wanted):
-        raise UserError(f'{path}: the {len(data.of("train"))} training images have no objects')
-    return [name for name in wanted if counts[name]]
+    counts, seen = (
+        Counter(thing.label for sample in data.of(split) for thing in sample.things) for split in ('train', 'val')
+    )
+    learnable = [name for name in wanted if counts[name]]
+    for name in sorted(set(wanted) - set(learnable)):
+        data.faults.add('classes without an object to learn from, left out', name)
+    for split, found in (('train', counts), ('val', seen)):
+        if not any(found[name] for name in learnable):
+            raise UserError(
+                f'{path}: the {len(data.of(split))} images for {split} have no objects to learn or to score'
+            )
+    return learnable
 
 
 def describe(data: Data, console: Console) -> None:

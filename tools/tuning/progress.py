@@ -16,7 +16,10 @@ from mnv2_backbone.training.options import load_config
 
 
 class ProgressHook(Hook):
-    """Shows a bar with the time that is left; where ``console`` is no terminal, a line after each validation."""
+    """Shows a bar with the time that is left, while its ``progress`` is entered.
+
+    Where ``console`` is no terminal, it prints a line after each validation instead.
+    """
 
     priority = 'VERY_LOW'
 
@@ -34,9 +37,8 @@ class ProgressHook(Hook):
         self.task: Any = None
 
     def before_train(self, runner: Runner) -> None:
-        """Starts the bar."""
+        """Adds the bar."""
         self.task = self.progress.add_task('training', total=runner.max_iters, completed=runner.iter)
-        self.progress.start()
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Moves the bar."""
@@ -52,10 +54,6 @@ class ProgressHook(Hook):
         self.text = f', {self.score.rpartition("/")[2]} {value:.3f} (best {self.best:.3f})'
         if self.progress.disable:
             self.console.print(f'epoch {runner.epoch}/{runner.max_epochs}{self.text}')
-
-    def after_train(self, runner: Runner) -> None:
-        """Ends the bar."""
-        self.progress.stop()
 
 
 class _StepTimes(Hook):

@@ -9,9 +9,21 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
-from exports import BOXES, CLASSES, MASKS, OUTLINES, Truth, read_truth, voc_devkit, yolo_classes_txt, yolo_ultralytics
+from exports import (
+    BOXES,
+    CLASSES,
+    MASKS,
+    OUTLINES,
+    Truth,
+    read_truth,
+    voc_devkit,
+    voc_flat_png,
+    yolo_classes_txt,
+    yolo_ultralytics,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -117,11 +129,10 @@ def put(path: Path, text: str) -> None:
         (lambda x: put(x / '0.txt', '1 0.5 0.5 -0.1 0.1\n'), ['0.txt, line 1', 'xmax']),
         (lambda x: shutil.copy(x / '0.jpg', x / '0.bmp'), ['0.txt', '0.bmp, 0.jpg', 'different names']),
         (lambda x: put(x / '0.xml', '<annotation></annotation>'), ['several formats', '--format']),
-        (lambda x: put(x / '0.json', '{"images": ['), ['0.json', 'JSON']),
-        (lambda x: [path.unlink() for path in x.glob('*.txt')], ['no annotations', 'YOLO', 'labelme']),
+        (lambda x: [path.unlink() for path in x.glob('*.txt')], ['no annotations', 'yolo', 'labelme']),
         (lambda x: [path.unlink() for path in x.glob('*.jpg')], ['has no images']),
         (lambda x: put(x / 'data.yaml', 'names: [a]\ntrain: images/train\n'), ['data.yaml', 'train is images/train']),
-        (lambda x: put(x / 'data.yaml', 'names: {1: a}\ntrain: .\n'), ['data.yaml', 'must be 0, 1, 2']),
+        (lambda x: put(x / 'data.yaml', 'names: {1: a}\ntrain: .\n'), ['data.yaml', 'numbers 0, 1, 2']),
     ],
 )
 def test_wrong_yolo(change: Callable[[Path], None], words: list[str], truths: list[Truth], tmp_path: Path) -> None:
@@ -172,10 +183,77 @@ def test_wrong_voc_and_coco(truths: list[Truth], tmp_path: Path) -> None:
     BOXES[0](tmp_path / 'coco', truths)
     file = tmp_path / 'coco/train/_annotations.coco.json'
     content = json.loads(file.read_text())
+    content['images'].append(content['images'][0])
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match='images has an id more than once'):
+        load(tmp_path / 'coco')
+    content['images'].pop()
     content['annotations'][0]['category_id'] = 77
     file.write_text(json.dumps(content))
     with pytest.raises(UserError, match=r'annotations\[0\].category_id is 77, an id that nothing has'):
         load(tmp_path / 'coco')
+
+
+def test_folders_say_the_split_and_names_of_images_do_not(truths: list[Truth], tmp_path: Path) -> None:
+    voc_flat_png(tmp_path, truths)
+    for number, name in enumerate(('test_photo', 'steam-train', 'val-thorens')):
+        for suffix in ('.png', '.xml'):
+            (tmp_path / f'{number}{suffix}').rename(tmp_path / f'{name}{suffix}')
+    samples, _, faults = load(tmp_path)
+    assert {sample.split for sample in samples} == {''} and not faults.lines()
+    (tmp_path / 'test').mkdir()
+    for suffix in ('.png', '.xml'):
+        (tmp_path / f'steam-train{suffix}').rename(tmp_path / f'test/steam-train{suffix}')
+    assert [sample.image.name for sample in load(tmp_path)[0] if sample.split == 'test'] == ['steam-train.png']
+
+
+def test_lists_of_two_devkits(truths: list[Truth], tmp_path: Path) -> None:
+    """Both have a train.txt with the same names; one also names an image that has no annotation."""
+    for year in ('VOC2007', 'VOC2012'):
+        voc_devkit(tmp_path / year, truths)
+    with (tmp_path / 'VOC2007/ImageSets/Main/val.txt').open('a') as file:
+        file.write('never seen\n')
+    samples, _, faults = load(tmp_path)
+    counts = Counter(sample.split for sample in samples)
+    assert counts == {split: 2 * count for split, count in Counter(truth.split for truth in truths).items()}
+    assert faults.lines() == ['1 names in ImageSets without an annotation: never seen']
+
+
+def test_keypoints_after_a_box(truths: list[Truth], tmp_path: Path) -> None:
+    yolo_ultralytics(tmp_path, truths)
+    before = [sample.things for sample in load(tmp_path)[0]]
+    for label in (tmp_path / 'labels').rglob('*.txt'):
+        put(label, ''.join(f'{line} 0.5 0.5 2 0.1 0.1 1\n' for line in label.read_text().splitlines()))
+    with (tmp_path / 'data.yaml').open('a') as file:
+        file.write('kpt_shape: [2, 3]\n')
+    assert [sample.things for sample in load(tmp_path)[0]] == before
+
+
+@pytest.mark.parametrize(
+    ('values', 'found'),
+    [
+        ([0, 128, 255], ['has 128', 'a grey level']),
+        ([0, 255], {0, 1}),
+        ([0, 2, 1, 255], {0, 1, 2, 255}),
+        ([0], ['0 only', 'no two classes']),
+        ([255], ['nothing only']),
+    ],
+)
+def test_numbers_of_masks(values: list[int], found: set[int] | list[str], truths: list[Truth], tmp_path: Path) -> None:
+    mask = np.resize(np.array(values, np.uint8), (truths[0].size[1], truths[0].size[0]))
+    for name in ('images', 'masks'):
+        (tmp_path / name).mkdir()
+    shutil.copy(truths[0].path, tmp_path / 'images/a.jpg')
+    cv2.imwrite(str(tmp_path / 'masks/a.png'), mask)
+    folder = recognize(tmp_path).folder
+    if not words:
+        assert set(np.unique(MaskReader(folder, folder.masks).read(folder.masks[0]))) == {
+            min(x, 2 - len(values) % 2) for x in values
+        }
+        return
+    with pytest.raises(UserError) as caught:
+        MaskReader(folder, folder.masks)
+    assert all(word in str(caught.value) for word in found), str(caught.value)
 
 
 def test_a_yaml_elsewhere_names_the_data(truths: list[Truth], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ what is found, and said; every choice has an option.
 
 import argparse
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -30,18 +31,27 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('data', type=Path, metavar='DATA', help='the annotated images')
     parser.add_argument('--task', choices=['detect', 'segment'], help='default: by the annotations')
-    parser.add_argument('--format', choices=['coco', 'voc', 'yolo', 'cvat', 'labelme', 'masks'])
+    formats = ['coco', 'voc', 'yolo', 'cvat', 'labelme', 'masks']
+    parser.add_argument('--format', choices=formats, help='which annotations to read, if there are several')
     parser.add_argument('--classes', nargs='+', metavar='NAME', help='names of the class numbers, or classes to learn')
-    parser.add_argument('--val', type=float, default=0.2, metavar='SHARE', help='set aside if there is no split (0.2)')
+    parser.add_argument(
+        '--val',
+        type=float,
+        default=0.2,
+        metavar='SHARE',
+        help='part set aside for validation, if there is no split (0.2)',
+    )
     parser.add_argument('--size', type=int, nargs=2, metavar=('W', 'H'), help='input size in pixels')
-    parser.add_argument('--weights', metavar='CKPT', help='start from these instead, also of other classes')
+    parser.add_argument('--weights', metavar='CKPT', help='start from these weights, also of other classes')
     parser.add_argument('--epochs', type=int, metavar='N', help='length of the training')
     parser.add_argument('--minutes', type=float, metavar='M', help='length of the training, by what a step takes here')
-    parser.add_argument('--batch-size', type=int, metavar='N')
+    parser.add_argument('--batch-size', type=int, metavar='N', help='images in a step of training (8)')
     parser.add_argument('--patience', type=int, metavar='N', help='epochs without a better score before it stops')
     parser.add_argument('--seed', type=int, default=0, help='of the split and of the training (0)')
     parser.add_argument('--work-dir', type=Path, metavar='DIR', help='default: a new folder in work_dirs/')
-    parser.add_argument('--export', default='onnx', choices=['onnx', 'openvino', 'none'], help='the file (onnx)')
+    parser.add_argument(
+        '--export', default='onnx', choices=['onnx', 'openvino', 'none'], help='format of the file to use (onnx)'
+    )
     parser.add_argument('--dry-run', action='store_true', help='write the config and stop')
     args = parser.parse_args(argv)
     if not args.data.exists():
@@ -69,8 +79,8 @@ def main() -> int:
     try:
         finetune(args, work_dir)
     except UserError:
-        if not any(work_dir.iterdir()):  # nothing was begun
-            work_dir.rmdir()
+        if not (work_dir / 'training').exists():  # nothing was begun in this folder, which was new
+            shutil.rmtree(work_dir)
         raise
     return 0
 

@@ -1,5 +1,6 @@
 """A user's folder of images and annotations: its files by name, what belongs together, and its splits."""
 
+import os
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -9,12 +10,15 @@ from .files import IMAGES
 
 SPLITS = ('train', 'val', 'test')
 _SPLIT = re.compile(r'(?<![a-z])(train|val|valid|validation|test)(ing)?(?![a-z])')
-_MASK_FOLDER = re.compile(r'mask|label|annot|segmentation|(^|_)gt($|_)')
-_MASK_NAME = re.compile(r'_(mask|labels?|l|gt|seg)$', re.IGNORECASE)
+#: Folders that hold results, and pictures made from masks.
+_NOT_DATA = re.compile(r'\.|__MACOSX$|work_dirs$|runs$|SegmentationObject|.*Visualization$|.*_color$')
+_OF_MASKS = re.compile(r'mask|label|annot|seg|target|ground.?truth|(^|_)gt($|_)')
+_OF_IMAGES = re.compile(r'image|img|photo|picture|input')
+_MASK_NAME = re.compile(r'(_(mask|labels?|L|gt|seg|segmentation))$|(\.jpe?g|\.png)$')
 
 
 def split_of(path: str | Path) -> str:
-    """The split that a relative path names (``valid/a.jpg``, ``instances_val2017.json``), or an empty text."""
+    """The split that the parts of a relative path name (``valid/images``, ``instances_val2017``), or an empty text."""
     for part in reversed(Path(path).parts):
         if found := _SPLIT.search(part.lower()):
             return 'val' if found[1].startswith('val') else found[1]
@@ -25,38 +29,46 @@ class Folder:
     """The files below a folder, without hidden ones.
 
     ``images`` are those to learn from, ``masks`` PNG files that lie in a folder for masks, or end in ``_mask``, and
-    have the name of an image.
+    have the name of an image; ``lonely_masks`` are those without an image.
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        hidden = re.compile(r'\.|__MACOSX$')
-        paths = (path.relative_to(root) for path in sorted(root.rglob('*')) if path.is_file())
-        files = [root / path for path in paths if not any(hidden.match(part) for part in path.parts)]
+        self.root = Path(os.path.abspath(root))
+        files = []
+        for folder, inside, names in os.walk(self.root, followlinks=True):
+            inside[:] = [name for name in inside if not _NOT_DATA.match(name)]
+            files += [Path(folder, name) for name in names if not name.startswith('.')]
+        files.sort()
         self.others = [path for path in files if path.suffix.lower() not in IMAGES]
         pictures = [path for path in files if path.suffix.lower() in IMAGES]
         maybe = [path for path in pictures if path.suffix.lower() == '.png' and self._is_like_a_mask(path)]
         self.images = sorted(set(pictures) - set(maybe))
+        self._index()
+        self.masks = [path for path in maybe if mask_stem(path) in self._stems]
+        self.lonely_masks = sorted(set(maybe) - set(self.masks))
+        if len(self.masks) <= len(self.lonely_masks):  # a folder may be called anything
+            self.images, self.masks, self.lonely_masks = pictures, [], []
+            self._index()
+
+    def _index(self) -> None:
         self._stems: dict[str, list[Path]] = defaultdict(list)
         for image in self.images:
             self._stems[image.stem].append(image)
-        self.masks = [path for path in maybe if mask_stem(path) in self._stems]
-        if not self.masks:  # a folder may be called anything
-            for image in maybe:
-                self.images.append(image)
-                self._stems[image.stem].append(image)
+        self._known = set(self.images)
 
     def _is_like_a_mask(self, path: Path) -> bool:
-        parents = path.relative_to(self.root).parent.parts
-        return bool(_MASK_NAME.search(path.stem)) or any(_MASK_FOLDER.search(part.lower()) for part in parents)
+        """By its name, or the innermost of its folders that says what it is for."""
+        parts = [part.lower() for part in reversed(path.relative_to(self.root).parent.parts)]
+        told = next((part for part in parts if _OF_MASKS.search(part) or _OF_IMAGES.search(part)), '')
+        return bool(_MASK_NAME.search(path.stem) or (_OF_MASKS.search(told) and not _OF_IMAGES.search(told)))
 
     def short(self, path: Path) -> str:
         """A path as messages show it."""
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
 
     def split_of(self, path: Path) -> str:
-        """The split that the path of a file in the folder names, or an empty text."""
-        return split_of(path.relative_to(self.root)) if path.is_relative_to(self.root) else ''
+        """The split that the folders of a file name, or an empty text."""
+        return split_of(path.relative_to(self.root).parent) if path.is_relative_to(self.root) else ''
 
     def image(self, name: str, near: Path) -> Path | None:
         """The image that the annotation file ``near`` calls ``name``: a path, or a name with or without its suffix.
@@ -69,14 +81,16 @@ class Folder:
         """
         wanted = Path(name.replace('\\', '/'))
         for base in (near.parent, self.root):
-            if wanted.suffix.lower() in IMAGES and (base / wanted).is_file():
-                return base / wanted
-        found = self._stems.get(wanted.stem if wanted.suffix.lower() in IMAGES else wanted.name, [])
-        if exact := [path for path in found if path.name == wanted.name]:
-            found = exact
+            if (exact := Path(os.path.normpath(base / wanted))) in self._known:
+                return exact
+        found = self._stems.get(wanted.name) or self._stems.get(wanted.stem, [])
+        if wanted.suffix.lower() not in IMAGES:
+            found = self._stems.get(wanted.name, [])
+        if same := [path for path in found if path.name == wanted.name]:
+            found = same
         if len(found) > 1:
-            context = {*near.relative_to(self.root).parts[:-1], *wanted.parts[:-1]}
-            split = self.split_of(near)
+            context = {*Path(self.short(near)).parts[:-1], *wanted.parts[:-1]}
+            split = split_of(self.short(near))
             shared = [
                 len(context & set(path.relative_to(self.root).parts[:-1]))
                 + (bool(split) and self.split_of(path) == split)

@@ -5,8 +5,10 @@ masks are dealt with here.
 """
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,8 +17,9 @@ from xml.etree import ElementTree
 
 import yaml
 from globox import BoundingBox
+from globox.errors import ParsingError
 
-from ..errors import UserError, listing
+from ..errors import UserError, listing, one_line
 from .files import IMAGES
 from .folder import Folder, mask_stem, read_lines, split_of
 from .images import decoded_size
@@ -25,7 +28,6 @@ from .samples import Faults, Sample, Thing
 #: Files with the names of classes, one a line, for formats that have numbers only.
 _NAMES = ('classes.txt', 'obj.names', 'labels.txt', '_darknet.labels', 'predefined_classes.txt')
 _LONELY, _DAMAGED = 'annotations without an image, left out', 'images that cannot be read, left out'
-_TITLES = {'coco': 'COCO', 'voc': 'Pascal VOC', 'yolo': 'YOLO', 'cvat': 'CVAT', 'labelme': 'labelme', 'masks': 'masks'}
 
 
 @dataclass
@@ -38,37 +40,42 @@ class Found:
 
 
 def recognize(root: Path, wanted: str | None = None, task: str | None = None) -> Found:
-    """Finds the format of the annotations below a folder, or in a file, by their content.
+    """Finds the format of the annotations below a folder, or in a COCO file or ``data.yaml``, by their content.
 
-    Args:
-        root: The folder, COCO file or ``data.yaml``.
-        wanted: The format to read where there are several.
-        task: ``'segment'`` prefers masks to boxes.
+    ``wanted`` is the format to read where there are several; with the task ``'segment'`` masks come before boxes.
 
     Raises:
         UserError: There is nothing that can be learned from, or annotations in several formats.
     """
-    only = root if root.is_file() else None
-    folder = Folder(_home(root) if only else root)
+    only = Path(os.path.abspath(root)) if root.is_file() else None
+    folder = Folder(_home(only) if only else root)
     sources: dict[str, list[tuple[Path, Any]]] = {}
+    broken: list[UserError] = []
     for path in [only] if only else folder.others:
-        for kind, content in _kind(path, folder):
-            sources.setdefault(kind, []).append((path, content))
+        try:
+            for kind, content in _kind(path, folder):
+                sources.setdefault(kind, []).append((path, content))
+        except UserError as error:  # many folders hold files that are something else
+            broken.append(error)
+    suffixes = {path.suffix for files in sources.values() for path, _ in files}
+    if fatal := [
+        error for error in broken if not sources or Path(str(error).partition(' cannot')[0]).suffix in suffixes
+    ]:
+        raise fatal[0]
     if any(content for _, content in sources.get('yolo', [])):  # a data.yaml says what is used
         sources['yolo'] = [(path, content) for path, content in sources['yolo'] if content]
     masks: list[tuple[Path, Any]] = [(path, None) for path in folder.masks]
-    if masks and (task == 'segment' or not sources) and wanted in (None, 'masks'):
+    if masks and (wanted == 'masks' or (wanted is None and (task == 'segment' or not sources))):
         sources = {'masks': masks}
     if not folder.images:
         raise UserError(f'{folder.root} has no images ({" ".join(IMAGES)})')
     if wanted:
         sources = {kind: files for kind, files in sources.items() if kind == wanted}
     if not sources:
-        sought = _TITLES[wanted] if wanted else ', '.join(_TITLES.values())
-        count = len(folder.images)
-        raise UserError(f'{only or root} has {count} images, but no annotations in a format sought: {sought}')
+        formats = wanted or ', '.join(_READERS)
+        raise UserError(f'{only or root} has {len(folder.images)} images, but no annotations of the format {formats}')
     if len(sources) > 1:
-        kinds = ', '.join(f'{_TITLES[kind]} ({folder.short(files[0][0])})' for kind, files in sources.items())
+        kinds = ', '.join(f'{kind} ({folder.short(files[0][0])})' for kind, files in sources.items())
         raise UserError(f'{root} has annotations in several formats: {kinds}; choose with --format {"|".join(sources)}')
     ((kind, files),) = sources.items()
     return Found(folder, kind, files)
@@ -77,7 +84,7 @@ def recognize(root: Path, wanted: str | None = None, task: str | None = None) ->
 def _home(file: Path) -> Path:
     """The folder of the data that an annotation file is for."""
     if file.suffix.lower() in ('.yaml', '.yml'):
-        content = _parsed(file, yaml.safe_load, yaml.YAMLError)
+        content = _parsed(file, yaml.safe_load)
         place = file.parent / str(content.get('path') or '') if isinstance(content, dict) else file.parent
         return place if place.is_dir() else file.parent
     return file.parent.parent if file.parent.name.lower() == 'annotations' else file.parent
@@ -87,17 +94,17 @@ def _kind(path: Path, folder: Folder) -> Iterator[tuple[str, Any]]:
     """The format of an annotation file, and its content where that is read anyway."""
     suffix = path.suffix.lower()
     if suffix == '.json':
-        content = _parsed(path, json.loads, ValueError)
+        content = _parsed(path, json.loads)
         if isinstance(content, dict) and {'images', 'annotations', 'categories'} <= content.keys():
             yield 'coco', content
         elif isinstance(content, dict) and {'shapes', 'imagePath'} <= content.keys():
             yield 'labelme', content
     elif suffix == '.xml':
-        root = _parsed(path, ElementTree.fromstring, ElementTree.ParseError)
+        root = _parsed(path, ElementTree.fromstring)
         if root.tag in ('annotation', 'annotations'):
             yield ('voc' if root.tag == 'annotation' else 'cvat'), root
     elif suffix in ('.yaml', '.yml'):
-        content = _parsed(path, yaml.safe_load, yaml.YAMLError)
+        content = _parsed(path, yaml.safe_load)
         if isinstance(content, dict) and 'names' in content and {'train', 'val', 'path'} & content.keys():
             yield 'yolo', content
     elif suffix == '.txt' and path.name not in _NAMES and folder.image(path.stem, path):
@@ -106,11 +113,20 @@ def _kind(path: Path, folder: Folder) -> Iterator[tuple[str, Any]]:
             yield 'yolo', None
 
 
-def _parsed(path: Path, parse: Callable[[bytes], Any], error_type: type[Exception]) -> Any:
+def _parsed(path: Path, parse: Callable[[bytes], Any]) -> Any:
     try:
         return parse(path.read_bytes())
-    except (error_type, OSError, UnicodeDecodeError) as error:
-        raise UserError(f'{path} cannot be read as {path.suffix[1:].upper()}: {error}') from error
+    except Exception as error:  # whatever a parser raises at damaged or odd input
+        raise UserError(f'{path} cannot be read as {path.suffix[1:].upper()}: {one_line(error)}') from error
+
+
+@contextmanager
+def _reading(where: str) -> Iterator[None]:
+    """Names the file that content of another type or form than it should have comes from."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, AssertionError, ParsingError) as error:
+        raise UserError(f'{where} cannot be understood: {type(error).__name__}: {one_line(error)}') from error
 
 
 def _is_number(text: str) -> bool:
@@ -125,13 +141,21 @@ def read(found: Found, classes: Sequence[str] | None, faults: Faults) -> tuple[l
     Raises:
         UserError: A file contradicts itself or something is missing; the message names it.
     """
-    samples, names = _READERS[found.format](found, classes, faults)
+    with _reading(str(found.sources[0][0] if len(found.sources) == 1 else found.folder.root)):
+        samples, names = _READERS[found.format](found, classes, faults)
     used = {sample.image for sample in samples}
     if len(used) < len(samples):
         images = [sample.image for sample in samples]
         twice = listing(sorted({found.folder.short(image) for image in images if images.count(image) > 1}), 4)
-        raise UserError(f'annotated more than once: {twice}; remove one of the annotations')
+        raise UserError(f'annotated more than once: {twice}; remove one of the annotations, or name one file as DATA')
+    for label in {thing.label for sample in samples for thing in sample.things} | set(names):
+        if alike := [name for name in names if name != label and name.lower() == label.lower()]:
+            raise UserError(f'the classes {label!r} and {alike[0]!r} differ in case only: write them alike')
+    if len(set(names)) < len(names) or not all(names):
+        raise UserError(f'the classes {listing(names, 20)}: each must have a name of its own')
     damaged = set(faults.kinds.get(_DAMAGED, ()))
+    for mask in found.folder.lonely_masks if found.format == 'masks' else ():
+        faults.add(_LONELY, found.folder.short(mask))
     for image in found.folder.images:
         if image not in used and found.folder.short(image) not in damaged:
             faults.add('images without annotations, not used', found.folder.short(image))
@@ -143,13 +167,15 @@ def _sample(folder: Folder, name: str, near: Path, faults: Faults, stated: Seque
     image = folder.image(name, near)
     size = decoded_size(image) if image else None
     if image is None:
-        faults.add(_LONELY, folder.short(near))
+        faults.add(_LONELY, f'{name} in {folder.short(near)}' if near.stem != Path(name).stem else folder.short(near))
         return None
     if size is None:
         faults.add(_DAMAGED, folder.short(image))
         return None
     found = (size[1], size[0])
-    if stated and all(stated) and tuple(int(side) for side in stated) != found:
+    with _reading(folder.short(near)):
+        wrong = bool(stated) and all(stated) and tuple(int(float(side)) for side in stated) != found
+    if wrong:
         raise UserError(
             f'{folder.short(near)} is for an image of {stated[0]}x{stated[1]}, but {folder.short(image)} is '
             f'{found[0]}x{found[1]} (turned as its EXIF data say, if it has them)'
@@ -158,31 +184,30 @@ def _sample(folder: Folder, name: str, near: Path, faults: Faults, stated: Seque
 
 
 def _thing(where: str, reader: Callable[[Any], Any], source: Any, outline: Any = None, ignore: bool = False) -> Thing:
-    try:
+    with _reading(where):  # globox raises its own errors, and asserts
         box = reader(source)
-    except Exception as error:  # globox raises its own errors, and asserts
-        raise UserError(f'{where}: {error or "no box"}') from error
-    return Thing(box.label, box.ltrb, outline, ignore)
+        return Thing(' '.join(box.label.split()), box.ltrb, outline, ignore)
 
 
 def _read_coco(found: Found, classes: Sequence[str] | None, faults: Faults) -> tuple[list[Sample], list[str]]:
     samples, names = [], []
     for path, content in found.sources:
         where = found.folder.short(path)
-        try:
-            categories = {entry['id']: str(entry['name']) for entry in content['categories']}
+        with _reading(where):
+            categories = {entry['id']: ' '.join(str(entry['name']).split()) for entry in content['categories']}
             images = {entry['id']: entry for entry in content['images']}
+            for part, known in (('categories', categories), ('images', images)):
+                if len(known) < len(content[part]):
+                    raise UserError(f'{where}: {part} has an id more than once')
             things: dict[Any, list[Thing]] = {number: [] for number in images}
             for i, entry in enumerate(content['annotations']):
-                for key, known in (('image_id', things), ('category_id', categories)):
-                    if entry[key] not in known:
-                        raise UserError(f'{where}: annotations[{i}].{key} is {entry[key]}, an id that nothing has')
+                for key, ids in (('image_id', images), ('category_id', categories)):
+                    if entry[key] not in ids:
+                        raise UserError(f'{where}: annotations[{i}].{key} is {entry[key]!r}, an id that nothing has')
                 left, top, width, height = map(float, entry['bbox'])
                 label, crowd = categories[entry['category_id']], bool(entry.get('iscrowd'))
                 box = (left, top, left + width, top + height)
                 things[entry['image_id']].append(Thing(label, box, entry.get('segmentation'), crowd))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f'{where} is not as COCO files are: {type(error).__name__} {error}') from error
         names += [name for name in categories.values() if name not in names]
         for number, entry in images.items():
             size = (entry.get('width'), entry.get('height'))
@@ -195,7 +220,7 @@ def _read_coco(found: Found, classes: Sequence[str] | None, faults: Faults) -> t
 
 
 def _read_voc(found: Found, classes: Sequence[str] | None, faults: Faults) -> tuple[list[Sample], list[str]]:
-    samples, listed = [], _image_sets(found.folder, 'Main')
+    samples, listed = [], _ImageSets(found.folder, 'Main')
     for path, root in found.sources:
         stated = [root.findtext(f'size/{side}') for side in ('width', 'height')]
         stated = [int(float(side)) if side and _is_number(side) else 0 for side in stated]
@@ -205,39 +230,55 @@ def _read_voc(found: Found, classes: Sequence[str] | None, faults: Faults) -> tu
         sample = _sample(found.folder, name, path, faults, stated)
         if sample is None:
             continue
-        sample.split = listed.get(path.stem, '') if listed else sample.split
+        sample.split = listed.split(path, sample.split)
         for number, node in enumerate(root.findall('object')):
             where = f'{found.folder.short(path)}, object {number + 1}'
             thing = _thing(where, BoundingBox.from_xml, node, ignore=node.findtext('difficult') == '1')
             left, top, right, bottom = (side - 1 for side in thing.box)  # as MMDetection's XMLDataset
             sample.things.append(Thing(thing.label, (left, top, right, bottom), ignore=thing.ignore))
         samples.append(sample)
+    for _, name in sorted(listed.unseen):
+        faults.add('names in ImageSets without an annotation', name)
     return samples, sorted({thing.label for sample in samples for thing in sample.things})
 
 
-def _image_sets(folder: Folder, kind: str) -> dict[str, str]:
-    """The split of each name in VOC's lists; trainval counts where there is no list for train."""
-    lists = {path.stem: path for path in folder.others if path.parent.name == kind and path.suffix == '.txt'}
-    result = {}
-    for split, stem in (('train', 'trainval'), ('test', 'test'), ('val', 'val'), ('train', 'train')):
-        if stem in lists and not (stem == 'trainval' and 'train' in lists):
-            result.update({Path(line.split()[0]).stem: split for line in read_lines(lists[stem])})
-    return result
+class _ImageSets:
+    """The splits of names in VOC's lists; trainval counts where there is no list for train."""
+
+    def __init__(self, folder: Folder, kind: str) -> None:
+        self.splits: dict[tuple[Path, str], str] = {}
+        lists = {path: path.stem for path in folder.others if path.parent.name == kind and path.suffix == '.txt'}
+        for split, stem in (('train', 'trainval'), ('test', 'test'), ('val', 'val'), ('train', 'train')):
+            for path in [path for path, own in lists.items() if own == stem]:
+                if stem != 'trainval' or path.with_name('train.txt') not in lists:
+                    names = (re.sub(r'\s+-?[01]$', '', line) for line in read_lines(path))
+                    self.splits.update({(path.parents[2], name): split for name in names})
+        self.unseen = set(self.splits)
+
+    def split(self, annotation: Path, other: str) -> str:
+        """The split of an annotation file; ``other`` where there are no lists beside it."""
+        key = (annotation.parents[1], annotation.stem)
+        self.unseen.discard(key)
+        return self.splits.get(key, '' if any(root == key[0] for root, _ in self.splits) else other)
 
 
 def _read_cvat(found: Found, classes: Sequence[str] | None, faults: Faults) -> tuple[list[Sample], list[str]]:
     samples = []
     for path, root in found.sources:
+        if root.find('track') is not None:
+            raise UserError(f"{path} is CVAT's export of a video; export 'CVAT for images'")
         for node in root.iter('image'):
             name = node.get('name') or ''
-            stated = [int(node.get(side) or 0) for side in ('width', 'height')]
+            stated = [node.get(side) or 0 for side in ('width', 'height')]
             sample = _sample(found.folder, name, path, faults, stated)
             if sample is None:
                 continue
             sample.split = split_of(node.get('subset') or '') or sample.split
             for child in node:
                 where = f'{found.folder.short(path)}, image {name}'
-                if child.tag == 'box':
+                if float(child.get('rotation') or 0):
+                    faults.add('rotated boxes, left out', sample.image.name)
+                elif child.tag == 'box':
                     sample.things.append(_thing(where, BoundingBox.from_cvat, child))
                 elif child.tag == 'polygon':
                     points = [pair.split(',') for pair in child.get('points', '').split(';')]
@@ -250,10 +291,8 @@ def _read_cvat(found: Found, classes: Sequence[str] | None, faults: Faults) -> t
 
 def _outlined(where: str, label: Any, points: Sequence[Any]) -> Thing:
     """An object from a polygon."""
-    try:
+    with _reading(where):
         numbers = [[float(x), float(y)] for x, y in points]
-    except (TypeError, ValueError) as error:
-        raise UserError(f'{where}: the polygon {points!r} cannot be read: {error}') from error
     return _thing(where, BoundingBox.from_labelme, dict(label=label, points=numbers), [sum(numbers, [])])
 
 
@@ -265,8 +304,9 @@ def _read_labelme(found: Found, classes: Sequence[str] | None, faults: Faults) -
         sample = _sample(found.folder, name if Path(name).stem == path.stem else path.stem, path, faults, stated)
         if sample is None:
             continue
-        for shape in content['shapes']:
-            kind = shape.get('shape_type', 'polygon')
+        for shape in content['shapes'] or ():
+            with _reading(found.folder.short(path)):
+                kind = shape.get('shape_type', 'polygon')
             if kind == 'rectangle':
                 thing = _thing(found.folder.short(path), BoundingBox.from_labelme, shape)
                 sample.things.append(thing)
@@ -283,22 +323,24 @@ def _read_yolo(found: Found, classes: Sequence[str] | None, faults: Faults) -> t
     path, content = found.sources[0]
     if len(found.sources) > 1 and content:
         raise UserError(f'{folder.root} has several: {listing([folder.short(x) for x, _ in found.sources])}; name one')
-    beside = [read_lines(file) for file in folder.others if file.name in _NAMES]
-    names = classes or (_yaml_names(path, content['names']) if content else next(iter(beside), None))
+    names = classes or (_yaml_names(path, content['names']) if content else _names_beside(folder))
     labels = _label_files(folder, [] if content else [path for path, _ in found.sources], faults)
     images = _yaml_images(folder, path, content) if content else {image: '' for image in folder.images}
     unknown: list[str] = []
+    homes, poses = {image.parent for image in labels}, bool(content and content.get('kpt_shape'))
     for image, split in images.items():
         near = labels.get(image)
         sample = _sample(folder, folder.short(image), near or folder.root / 'none', faults)
         if sample is None:
             continue
         sample.split = split or sample.split
+        if near is None and not content and image.parent not in homes:
+            continue  # it is counted as not annotated
         if near is None:
             faults.add('images without a label file, taken as background', folder.short(image))
         for number, line in enumerate(read_lines(near) if near else [], start=1):
             where = f'{folder.short(near or image)}, line {number}'
-            thing = _yolo_thing(where, line, sample.size)
+            thing = _yolo_thing(where, ' '.join(line.split()[:5]) if poses else line, sample.size)
             if names is None or thing.label in map(str, range(len(names))):
                 label = thing.label if names is None else names[int(thing.label)]
                 sample.things.append(replace(thing, label=label))
@@ -312,10 +354,8 @@ def _read_yolo(found: Found, classes: Sequence[str] | None, faults: Faults) -> t
             'classes.txt with a name a line, or --classes NAME ...'
         )
     if unknown:
-        raise UserError(
-            f'{len(unknown)} objects have a class number that is none of 0 to {len(names) - 1} ({listing(names, 5)}): '
-            f'{listing(unknown, 3)}'
-        )
+        allowed = f'a class number that is none of 0 to {len(names) - 1} ({listing(names, 5)})'
+        raise UserError(f'{len(unknown)} objects have {allowed}: {listing(unknown, 3)}')
     return samples, list(names)
 
 
@@ -324,7 +364,7 @@ def _label_files(folder: Folder, sources: Sequence[Path], faults: Faults) -> dic
     labels: dict[Path, Path] = {}
     homes = {path.parent for path in sources}
     for path in folder.others:
-        if path.suffix != '.txt' or path.name in _NAMES:
+        if path.suffix.lower() != '.txt' or path.name in _NAMES:
             continue
         if image := folder.image(path.stem, path):
             if image in labels:
@@ -338,19 +378,31 @@ def _label_files(folder: Folder, sources: Sequence[Path], faults: Faults) -> dic
 def _yolo_thing(where: str, line: str, size: tuple[int, int]) -> Thing:
     """An object from a line: a class number and a box (4 numbers, maybe a score) or a polygon, relative to the size."""
     values = line.split()
-    if len(values) < 7:
-        return _thing(where, partial(BoundingBox.from_yolo_v5, image_size=size), line)
+    if re.fullmatch(r'[0-9]+\.0*', values[0]):  # some tools write 1.0
+        values[0] = values[0].partition('.')[0]
+    if len(values) < 7:  # a score or a number may follow the box
+        return _thing(where, partial(BoundingBox.from_yolo_v5, image_size=size), ' '.join(values[:5]))
     outline = [float(value) * size[i % 2] for i, value in enumerate(values[1:]) if _is_number(value)]
-    return _thing(where, partial(BoundingBox.from_yolo_seg, image_size=size), line, [outline])
+    return _thing(where, partial(BoundingBox.from_yolo_seg, image_size=size), ' '.join(values), [outline])
+
+
+def _names_beside(folder: Folder) -> list[str] | None:
+    for name in _NAMES:
+        found = [path for path in folder.others if path.name == name]
+        if len({tuple(read_lines(path)) for path in found}) > 1:
+            files = listing([folder.short(path) for path in found])
+            raise UserError(f'{files} have other names of classes: they must be the same, or give --classes NAME ...')
+        if found:
+            return read_lines(found[0])
+    return None
 
 
 def _yaml_names(path: Path, names: Any) -> list[str]:
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
-            raise UserError(f'{path}: names has the numbers {listing(list(names))}: must be 0, 1, 2 ...')
-        names = [names[number] for number in range(len(names))]
-    if not isinstance(names, list) or not names:
-        raise UserError(f'{path}: names is {names!r}, must be a list of names')
+        numbered = {str(number): name for number, name in names.items()}
+        names = [numbered.get(str(number)) for number in range(len(numbered))]
+    if not isinstance(names, list) or not names or None in names:
+        raise UserError(f'{path}: names must be a list of names, or have the numbers 0, 1, 2 ...')
     return [str(name) for name in names]
 
 
@@ -359,33 +411,35 @@ def _yaml_images(folder: Folder, path: Path, content: dict) -> dict[Path, str]:
     images: dict[Path, str] = {}
     known = {image.resolve(): image for image in folder.images}
     roots = [path.parent / str(content.get('path') or ''), path.parent]
-    for split in ('train', 'val', 'test'):
-        parts = content.get(split) or []
+    for split in ('test', 'val', 'train'):  # a folder of training images may hold the others
+        parts = content.get(split) or content.get({'val': 'valid'}.get(split)) or []
         for part in [parts] if isinstance(parts, str) else parts:
-            tries = [root / name for root in roots for name in (part, part.removeprefix('../'))]
-            place = next((path for path in tries if path.exists()), None)
-            if place is None and split == 'test':
-                continue  # Roboflow names it whether it exists or not
+            name = str(part).replace('\\', '/')
+            tries = [root / spelling for root in roots for spelling in (name, name.removeprefix('../'))]
+            place = next((place for place in tries if place.exists()), None)
             if place is None:
-                raise UserError(f'{path}: {split} is {part}, which does not exist beside it or below its path')
-            files = [place.parent / line for line in read_lines(place)] if place.is_file() else sorted(place.rglob('*'))
-            found = [known[file.resolve()] for file in files if file.resolve() in known]
-            if not found:
-                raise UserError(f'{path}: {split} is {part}, where no images are')
+                found = []
+            elif place.is_file():
+                lines = read_lines(place)
+                found = [image for line in lines if (image := folder.image(line, place))]  # also another machine's
+                if lost := len(lines) - len(found):
+                    raise UserError(f'{place}: {lost} of {len(lines)} lines name no image that is there')
+            else:
+                found = [known[file.resolve()] for file in sorted(place.rglob('*')) if file.resolve() in known]
+            if not found and split != 'test':  # Roboflow names it whether it exists or not
+                raise UserError(f'{path}: {split} is {part}, where no images are, beside it or below its path')
             images.update({image: split for image in found if image not in images})
     return images
 
 
 def _read_masks(found: Found, classes: Sequence[str] | None, faults: Faults) -> tuple[list[Sample], list[str]]:
-    folder, samples, listed = found.folder, [], _image_sets(found.folder, 'Segmentation')
+    folder, samples, listed = found.folder, [], _ImageSets(found.folder, 'Segmentation')
     for path, _ in found.sources:
-        if 'SegmentationObject' in path.parts:
-            continue  # VOC's numbers of objects
         height, width = decoded_size(path) or (0, 0)
         sample = _sample(folder, mask_stem(path), path, faults, (width, height))
         if sample:
             sample.mask = path
-            sample.split = listed.get(mask_stem(path), '') if listed else sample.split
+            sample.split = listed.split(path, sample.split)
             samples.append(sample)
     return samples, list(classes or [])
 

@@ -34,8 +34,7 @@ train_pipeline = _base_.train_pipeline
 train_pipeline[1].update(scale=input_size)
 test_pipeline = _base_.test_pipeline
 test_pipeline[1].update(scale=input_size)
-# Anchors keep their size in pixels, so that the pretrained boxes fit at any input size.
-model = dict(bbox_head=dict(num_classes=len(classes), anchor_generator=dict(reference_size=300)))
+model = dict(bbox_head=dict(num_classes=len(classes)))
 train_dataloader = dict(
     batch_size={batch}, dataset=dict(data, ann_file=folder + 'train.json', pipeline=train_pipeline)
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mnv2_backbone.data.readers import read, recognize
@@ -39,8 +40,8 @@ class Data:
 
     @property
     def final(self) -> str:
-        """The split for the scores at the end: the test images, if there are some."""
-        return 'test' if self.of('test') else 'val'
+        """The split for the scores at the end: the test images, if there are some with something to find."""
+        return 'test' if any(sample.things or sample.mask for sample in self.of('test')) else 'val'
 
 
 def unpacked(data: Path, work_dir: Path) -> Path:
@@ -65,7 +66,9 @@ def read_data(
     samples, names = read(found, classes, faults)
     clean(samples, faults)
     if len(samples) < 2:
-        raise UserError(f'{path}: {len(samples)} annotated images; a few dozen are needed')
+        raise UserError(
+            '; '.join([f'{path}: {len(samples)} annotated images, a few dozen are needed', *faults.lines()])
+        )
     data = Data(found.folder.root, found.format, samples, names, faults, divide(samples, share, seed, faults))
     if found.format == 'masks':
         data.masks = MaskReader(found.folder, [sample.mask for sample in samples if sample.mask], classes)
@@ -87,9 +90,8 @@ def _learnable(data: Data, path: Path, wanted: Sequence[str]) -> list[str]:
         data.faults.add('classes without an object to learn from, left out', name)
     for split, found in (('train', counts), ('val', seen)):
         if not any(found[name] for name in learnable):
-            raise UserError(
-                f'{path}: the {len(data.of(split))} images for {split} have no objects to learn or to score'
-            )
+            text = f'{path}: the {len(data.of(split))} images for {split} have no objects of a class to learn'
+            raise UserError('; '.join([text, *data.faults.lines()]))
     return learnable
 
 
@@ -103,7 +105,9 @@ def describe(data: Data, console: Console) -> None:
         counts = [sum(thing.label == name for x in data.of(split) for thing in x.things) for split in splits]
         sides = relative_sides(data.samples, name)
         low, middle, high = (f'{100 * side:.0f}' for side in np.quantile(sides, (0.1, 0.5, 0.9)))
-        table.add_row(name, *map(str, counts), f'{middle} % ({low} to {high})')
+        table.add_row(escape(name), *map(str, counts), f'{middle} % ({low} to {high})')
+    if data.of('test') and data.final != 'test':
+        data.faults.add('images for testing, not used: none of them has an object', f'{len(data.of("test"))} images')
     console.print(table)
     if data.format == 'masks':
         console.print(f'classes: {listing(data.classes, 30)}', markup=False)

@@ -11,6 +11,8 @@ from mnv2_backbone.data.folder import Folder, read_lines
 from mnv2_backbone.errors import UserError, listing
 
 IGNORED = 255
+#: The highest number of a class that needs no name.
+MOST = 63
 Colour = tuple[int, int, int]
 
 
@@ -35,6 +37,15 @@ class MaskReader:
         self.is_binary = not self.colours and labels == [0] and IGNORED in seen
         if self.is_binary:
             labels = [0, 1]
+        if len(labels) < 2:
+            raise UserError(
+                f'the masks in {folder.root} have {listing(labels) or "nothing"} only: no two classes to tell apart'
+            )
+        if not legend and not classes and labels[-1] > MOST:
+            raise UserError(
+                f'{folder.short(seen[labels[-1]])} has {labels[-1]}: a grey level or a colour, not the number of a '
+                'class. Write 0, 1, 2 ... or 0 and 255, or add classes.txt with a name for each number'
+            )
         numbered = [f'class_{number}' for number in range(max(labels, default=0) + 1)]
         names = [name for name, _ in legend] or (['background', 'object'] if self.is_binary else numbered)
         self.classes = list(classes or names)
@@ -82,11 +93,19 @@ def _legend(folder: Folder) -> list[tuple[str, Colour | None]]:
     if path := files.get('labelmap.txt'):
         lines = [line.split(':') for line in read_lines(path) if not line.startswith('#')]
         return [(parts[0], _colour(path, parts[1].split(',') if len(parts) > 1 else [])) for parts in lines]
-    for name in ('class_dict.csv', '_classes.csv'):
-        if path := files.get(name):
-            rows = [[cell.strip() for cell in row] for row in csv.reader(read_lines(path))][1:]
-            return [(row[0], _colour(path, row[1:4])) if name == 'class_dict.csv' else (row[1], None) for row in rows]
+    if path := files.get('class_dict.csv'):
+        return [(row[0], _colour(path, row[1:4])) for row in _rows(path)]
+    if path := files.get('_classes.csv'):
+        numbers = {row[0]: row[1] for row in _rows(path) if len(row) > 1}
+        if any(not number.isdigit() for number in numbers):
+            raise UserError(f'{path}: the first column must be the number of the class, the second its name')
+        names = {int(number): name for number, name in numbers.items()}
+        return [(names.get(number, f'class_{number}'), None) for number in range(max(names, default=-1) + 1)]
     return [(line, None) for line in read_lines(files['classes.txt'])] if 'classes.txt' in files else []
+
+
+def _rows(path: Path) -> list[list[str]]:
+    return [[cell.strip() for cell in row] for row in csv.reader(read_lines(path))][1:]
 
 
 def _colour(path: Path, numbers: Sequence[str]) -> Colour:

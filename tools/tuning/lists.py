@@ -10,7 +10,7 @@ from pycocotools import mask as rle
 
 from mnv2_backbone.data.masks import save_indexed_png
 from mnv2_backbone.data.samples import Sample
-from mnv2_backbone.errors import UserError, whole_file
+from mnv2_backbone.errors import UserError, listing, one_line, whole_file
 
 from .data import Data
 
@@ -20,9 +20,14 @@ def write_lists(data: Data, work_dir: Path, task: str) -> None:
     if task == 'detect' and data.masks:
         raise UserError('--task detect: the annotations are masks, which have no boxes')
     if task == 'segment' and not data.masks:
-        if not any(thing.outline for sample in data.samples for thing in sample.things):
+        lacking = [sample.image.name for sample in data.samples for thing in sample.things if not thing.outline]
+        if len(lacking) == sum(len(sample.things) for sample in data.samples):
             raise UserError('--task segment: the annotations are boxes; a segmenter needs masks or outlines')
-        data.classes = ['background', *data.classes]
+        if lacking:
+            raise UserError(
+                f'--task segment: {len(lacking)} objects are boxes without an outline: {listing(lacking, 4)}'
+            )
+        data.classes = ['background', *(name for name in data.classes if name != 'background')]
     for split in ('train', 'val', 'test'):
         samples = data.of(split)
         if samples and task == 'detect':
@@ -39,7 +44,10 @@ def label_map(data: Data, sample: Sample) -> np.ndarray:
     """The label map (H, W), uint8, of a sample."""
     if data.masks and sample.mask:
         return data.masks.read(sample.mask)
-    return draw_outlines(sample, data.classes)
+    try:
+        return draw_outlines(sample, data.classes)
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError, cv2.error) as error:
+        raise UserError(f'an outline in {sample.image.name} cannot be drawn: {one_line(error)}') from error
 
 
 def write_coco(path: Path, samples: Sequence[Sample], classes: Sequence[str], root: Path) -> None:

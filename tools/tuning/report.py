@@ -11,6 +11,7 @@ from files import FilePredictor
 from mmengine.structures import InstanceData
 from plot_curves import plot_curves
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from sheet import contact_sheet
 
@@ -74,7 +75,7 @@ def _print_table(console: Console, scores: Scores, title: str) -> None:
     count = 'objects' if 'AP50' in scores.columns else 'pixels'
     table = Table('class', count, *scores.columns, title=title, title_justify='left')
     for name, number, values in scores.rows:
-        table.add_row(name, str(number), *(f'{value:.3f}' for value in values))
+        table.add_row(escape(name), str(number), *(f'{value:.3f}' for value in values))
     overall = ', '.join(f'{name} {value:.3f}' for name, value in scores.overall.items())
     console.print(table, overall, sep='\n')
 
@@ -91,9 +92,10 @@ def _plot_confusion(scores: Scores, path: Path) -> None:
     side = 2.5 + 0.45 * len(shown)
     figure = Figure(figsize=(side, side), layout='constrained')
     axes = figure.subplots()
+    unit = 'objects' if 'AP50' in scores.columns else '% of the pixels'
     axes.imshow(shares, cmap='Blues', vmin=0, vmax=1)
     names = [scores.names[i] for i in shown]
-    axes.set(xticks=range(len(shown)), yticks=range(len(shown)), xlabel='found as', ylabel='is')
+    axes.set(xticks=range(len(shown)), yticks=range(len(shown)), xlabel='found as', ylabel='is', title=unit)
     axes.set_xticklabels(names, rotation=90)
     axes.set_yticklabels(names)
     for (i, j), share in np.ndenumerate(shares):

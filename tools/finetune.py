@@ -45,6 +45,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--weights', metavar='CKPT', help='start from these weights, also of other classes')
     parser.add_argument('--epochs', type=int, metavar='N', help='length of the training')
     parser.add_argument('--minutes', type=float, metavar='M', help='length of the training, by what a step takes here')
+    parser.add_argument('--lr', type=float, help='highest learning rate of AdamW (detect 7e-4, segment 1e-3)')
     parser.add_argument('--batch-size', type=int, metavar='N', help='images in a step of training (8)')
     parser.add_argument('--patience', type=int, metavar='N', help='epochs without a better score before it stops')
     parser.add_argument('--seed', type=int, default=0, help='of the split and of the training (0)')
@@ -60,6 +61,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         value = getattr(args, name)
         if value is not None and value < low:
             raise UserError(f'--{name.replace("_", "-")} {value}: allowed are numbers from {low}')
+    if args.lr is not None and not 0 < args.lr < 1:
+        raise UserError(f'--lr {args.lr}: allowed are numbers between 0 and 1')
     if args.epochs and args.minutes:
         raise UserError('--epochs and --minutes: name one of them')
     if not 0 < args.val < 0.9:
@@ -111,6 +114,7 @@ def finetune(args: argparse.Namespace, work_dir: Path) -> 'Scores | None':
         describe(data, console)
         size = tuple(args.size) if args.size else None
         choices = choose(data, args.task, size, args.weights, args.batch_size, args.epochs)
+        choices.lr = args.lr or choices.lr
         write_lists(data, work_dir, choices.task)
         title = f'{len(data.classes)} classes, {len(data.of("train"))} images of {args.data.name}.'
         config = write_config(data, choices, title, work_dir, args.patience, args.seed)

@@ -21,6 +21,7 @@ PIXELS, PIXELS_SMALL = 416 * 416, 512 * 512
 #: A small object has this many pixels on its sides at the default size.
 SMALL = 20
 BATCH = 8
+LR = {'detect': 7e-4, 'segment': 1e-3}
 WEIGHTS = {'detect': 'mnv2://ssdlite-coco', 'segment': 'mnv2://imagenet-1.0'}
 
 
@@ -36,6 +37,7 @@ class Choices:
     weights: str
     batch: int
     epochs: int
+    lr: float
     reasons: dict[str, str] = field(default_factory=dict)
 
 
@@ -63,7 +65,7 @@ def choose(
         steps = max(train // batch, 1)
         epochs = min(max(math.ceil(STEPS / steps), EPOCHS[0]), EPOCHS[1])
         reasons['epochs'] = f'{epochs * steps} steps of {batch} images; there are {train} to learn from'
-    return Choices(task, size, weights, batch, epochs, reasons)
+    return Choices(task, size, weights, batch, epochs, LR[task], reasons)
 
 
 def _kept(weights: str, classes: Sequence[str]) -> str:

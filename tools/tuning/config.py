@@ -66,7 +66,8 @@ val_dataloader = dict(dataset=dict(data, ann_file=folder + 'val.txt', pipeline=t
 test_dataloader = dict(dataset=dict(data, ann_file=folder + '{final}.txt', pipeline=test_pipeline))
 """
 
-_SCHEDULE = """train_cfg = dict(max_epochs=max_epochs, val_interval={interval})
+_SCHEDULE = """optim_wrapper = dict(optimizer=dict(lr={lr}))
+train_cfg = dict(max_epochs=max_epochs, val_interval={interval})
 param_scheduler = _base_.param_scheduler
 param_scheduler[{last}].update({length})
 best = {score!r}
@@ -113,6 +114,7 @@ def write_config(data: Data, choices: Choices, title: str, work_dir: Path, patie
         classes=_names(data.classes, work_dir / 'classes.txt'),
         root=f'{data.root.resolve()}/',
         batch=choices.batch,
+        lr=choices.lr,
         final=data.final,
         palette=voc_colormap(len(data.classes)).tolist() if len(data.classes) <= MOST else None,
         interval=interval,

@@ -8,11 +8,16 @@ _base_ = './ssdlite_mnv2_finetune.py'
 data_root = 'data/BCCD/'
 data = dict(data_root=data_root, metainfo=dict(classes=('RBC', 'WBC', 'Platelets')))
 
-model = dict(bbox_head=dict(num_classes=3))
+# Cells are small in their images: a larger input, with anchors that keep their size in pixels.
+input_size = (416, 416)
+model = dict(bbox_head=dict(num_classes=3, anchor_generator=dict(reference_size=300)))
 train_pipeline = _base_.train_pipeline  # noqa: F821 - mmengine provides it
+train_pipeline[1] = dict(train_pipeline[1], scale=input_size)
 train_pipeline.insert(
     2, dict(type='RandomFlip', prob=0.5, direction='vertical')
 )  # under a microscope nothing is upright
+test_pipeline = _base_.test_pipeline  # noqa: F821
+test_pipeline[1] = dict(test_pipeline[1], scale=input_size)
 train_dataloader = dict(dataset=dict(data, ann_file='ImageSets/Main/trainval.txt', pipeline=train_pipeline))
-val_dataloader = dict(dataset=dict(data, ann_file='ImageSets/Main/test.txt'))
+val_dataloader = dict(dataset=dict(data, ann_file='ImageSets/Main/test.txt', pipeline=test_pipeline))
 test_dataloader = val_dataloader

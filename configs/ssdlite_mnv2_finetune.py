@@ -8,31 +8,22 @@ _base_ = './ssdlite_mnv2_coco_tf.py'
 load_from = 'mnv2://ssdlite-coco'
 # Google's decay of 0.9997 would leave the norms of a few hundred iterations with COCO's statistics.
 norm_cfg = dict(momentum=0.03)
-# Larger than 300x300, with anchors that keep their size in pixels: what the detector knows of boxes stays valid.
-input_size = (416, 416)
-model = dict(neck=dict(norm_cfg=norm_cfg), bbox_head=dict(norm_cfg=norm_cfg, anchor_generator=dict(reference_size=300)))
+model = dict(neck=dict(norm_cfg=norm_cfg), bbox_head=dict(norm_cfg=norm_cfg))
 
 max_epochs = 30
 
-# Half an hour at the most leaves no time to learn from images that are strongly zoomed or cropped. Distorted colours
-# lower the score where colours tell the classes apart.
+# Minutes leave no time to learn from images that are strongly zoomed or cropped.
 train_pipeline = _base_.train_pipeline  # noqa: F821 - mmengine provides it
 train_pipeline[1] = dict(
-    train_pipeline[1],
-    scale=input_size,
-    photometric=None,
-    expand=None,
-    crop=dict(min_ious=(0.5, 0.7, 0.9), min_crop_size=0.5),
+    train_pipeline[1], photometric=None, expand=None, crop=dict(min_ious=(0.5, 0.7, 0.9), min_crop_size=0.5)
 )
-test_pipeline = _base_.test_pipeline  # noqa: F821
-test_pipeline[1] = dict(test_pipeline[1], scale=input_size)
 
 # Images below data_root/JPEGImages, one XML file each below Annotations, lists of names below ImageSets/Main.
 xml = dict(_delete_=True, type='VOCDataset', data_root='', ann_file='', data_prefix=dict(sub_data_root=''))
 train_dataloader = dict(
     batch_size=8, num_workers=2, dataset=dict(xml, pipeline=train_pipeline, filter_cfg=dict(filter_empty_gt=False))
 )
-val_dataloader = dict(dataset=dict(xml, pipeline=test_pipeline, test_mode=True))
+val_dataloader = dict(dataset=dict(xml, pipeline=_base_.test_pipeline, test_mode=True))  # noqa: F821
 test_dataloader = val_dataloader
 val_evaluator = dict(_delete_=True, type='VOCMetric', metric='mAP', eval_mode='area')
 test_evaluator = val_evaluator

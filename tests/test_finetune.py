@@ -33,10 +33,12 @@ import torch
 from mmdet.visualization import DetLocalVisualizer
 from mmseg.visualization import SegLocalVisualizer
 from toy.dataset import write_toy_dataset
+from tuning.choices import choose
+from tuning.data import Data
 from tuning.lists import write_coco
 from tuning.scores import score_boxes, score_masks
 
-from mnv2_backbone.data.samples import Sample, Thing
+from mnv2_backbone.data.samples import Faults, Sample, Thing
 from mnv2_backbone.training.options import load_config
 from mnv2_backbone.training.preflight import check_data
 
@@ -141,6 +143,16 @@ def test_wrong_options(
     line = text.strip().splitlines()[-1]
     assert text.count('error') == 1 and line.startswith('error: ') and all(word in line for word in words), line
     assert not (tmp_path / 'work_dirs').exists() or not list((tmp_path / 'work_dirs').iterdir())
+
+
+@pytest.mark.parametrize(('side', 'size', 'reference'), [(60, 300, None), (20, 416, 300), (4, 512, 300)])
+def test_the_input_is_chosen_by_the_size_of_the_objects(side: int, size: int, reference: int | None) -> None:
+    samples = [
+        Sample(Path(f'{i}.jpg'), (100, 100), [Thing('a', (0, 0, side, side))], split='train') for i in range(300)
+    ]
+    choices = choose(Data(Path('.'), 'voc', samples, ['a'], Faults(), ''))
+    assert (choices.size, choices.reference, choices.epochs) == ((size, size), reference, 30)
+    assert set(choices.reasons) == {'task', 'size', 'weights', 'epochs'}
 
 
 def test_scores_of_boxes(tmp_path: Path) -> None:

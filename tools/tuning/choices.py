@@ -16,10 +16,14 @@ from .data import Data, relative_sides
 
 #: Steps of the optimizer that a few hundred images are worth, and the epochs that this comes to at the least and most.
 STEPS, EPOCHS = 1100, (12, 60)
-#: Pixels of the input by default, and for objects too small for it.
-PIXELS, PIXELS_SMALL = 416 * 416, 512 * 512
-#: A small object has this many pixels on its sides at the default size.
-SMALL = 20
+#: The side of the input that Google's detector was trained at. Where the median object takes a smaller share of the
+#: image's sides than LARGE, a larger input with anchors that keep their size in pixels is better (BCCD: 0.18); where it
+#: takes more, it is worse (VOC: 0.4).
+NATIVE, LARGE = 300, 0.3
+#: The larger sides; the second is for data sets of which a tenth of the objects has below SMALL pixels at the first.
+SIDES, SMALL = (416, 512), 20
+#: The side of a segmenter's input, in the shape of the images.
+SEGMENT = 416
 BATCH = 8
 LR = {'detect': 7e-4, 'segment': 1e-3}
 WEIGHTS = {'detect': 'mnv2://ssdlite-coco', 'segment': 'mnv2://imagenet-1.0'}
@@ -29,7 +33,7 @@ WEIGHTS = {'detect': 'mnv2://ssdlite-coco', 'segment': 'mnv2://imagenet-1.0'}
 class Choices:
     """What is trained; ``reasons`` has a line for each choice, by its name.
 
-    ``size`` is the (width, height) of the input.
+    ``size`` is the (width, height) of the input, ``reference`` the side that anchors refer to (None: the input's own).
     """
 
     task: str
@@ -38,6 +42,7 @@ class Choices:
     batch: int
     epochs: int
     lr: float
+    reference: int | None
     reasons: dict[str, str] = field(default_factory=dict)
 
 
@@ -65,7 +70,8 @@ def choose(
         steps = max(train // batch, 1)
         epochs = min(max(math.ceil(STEPS / steps), EPOCHS[0]), EPOCHS[1])
         reasons['epochs'] = f'{epochs * steps} steps of {batch} images; there are {train} to learn from'
-    return Choices(task, size, weights, batch, epochs, LR[task], reasons)
+    reference = NATIVE if task == 'detect' and _median_side(data) < LARGE else None
+    return Choices(task, size, weights, batch, epochs, LR[task], reference, reasons)
 
 
 def _kept(weights: str, classes: Sequence[str]) -> str:
@@ -76,19 +82,26 @@ def _kept(weights: str, classes: Sequence[str]) -> str:
     return f'trained on COCO, which has of the classes {listing(kept, 5) or "none"}'
 
 
+def _median_side(data: Data) -> float:
+    return float(np.median(relative_sides(data.samples))) if any(sample.things for sample in data.samples) else 1.0
+
+
 def _size(data: Data, task: str) -> tuple[tuple[int, int], str]:
-    """The input's (width, height): multiples of 32 in the images' usual shape."""
-    aspect = float(np.median([sample.size[0] / sample.size[1] for sample in data.samples]))
-    aspect = min(max(aspect, 0.5), 2.0)
-    sides = relative_sides(data.samples)
-    small = float(np.quantile(sides, 0.1)) * PIXELS**0.5 if len(sides) else math.inf
-    pixels = PIXELS_SMALL if small < SMALL else PIXELS
-    size = (32 * round((pixels * aspect) ** 0.5 / 32), 32 * round((pixels / aspect) ** 0.5 / 32))
-    reason = f'the shape of the images ({aspect:.2f} wide to 1 high)'
-    if task == 'detect' and len(sides):
-        which = 'large, for small objects' if pixels == PIXELS_SMALL else 'the usual size'
-        reason = f'{which}: a tenth of the objects is below {small:.0f} pixels there; {reason}'
-    return size, reason
+    """The input's (width, height), and why: a square for the detector, which was trained on squares."""
+    if task == 'segment':
+        aspect = float(np.median([sample.size[0] / sample.size[1] for sample in data.samples]))
+        aspect = min(max(aspect, 0.5), 2.0)
+        size = (32 * round(SEGMENT * aspect**0.5 / 32), 32 * round(SEGMENT / aspect**0.5 / 32))
+        return size, f'the shape of the images, {aspect:.2f} wide to 1 high'
+    middle = _median_side(data)
+    if middle >= LARGE:
+        return (NATIVE, NATIVE), f'the median object is large, {100 * middle:.0f} % of the image'
+    small = float(np.quantile(relative_sides(data.samples), 0.1)) * SIDES[0]
+    side = SIDES[small < SMALL]
+    reason = f'the median object is {100 * middle:.0f} % of the image'
+    return (side, side), reason + (
+        f', and a tenth would be below {small:.0f} pixels at {SIDES[0]}' if small < SMALL else ''
+    )
 
 
 def print_choices(choices: Choices, config: Path, console: Console) -> None:

@@ -34,7 +34,7 @@ train_pipeline = _base_.train_pipeline
 train_pipeline[1].update(scale=input_size)
 test_pipeline = _base_.test_pipeline
 test_pipeline[1].update(scale=input_size)
-model = dict(bbox_head=dict(num_classes=len(classes)))
+model = dict(bbox_head=dict(num_classes=len(classes), anchor_generator=dict(reference_size={reference})))
 train_dataloader = dict(
     batch_size={batch}, dataset=dict(data, ann_file=folder + 'train.json', pipeline=train_pipeline)
 )
@@ -115,6 +115,7 @@ def write_config(data: Data, choices: Choices, title: str, work_dir: Path, patie
         root=f'{data.root.resolve()}/',
         batch=choices.batch,
         lr=choices.lr,
+        reference=choices.reference,
         final=data.final,
         palette=voc_colormap(len(data.classes)).tolist() if len(data.classes) <= MOST else None,
         interval=interval,

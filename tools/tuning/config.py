@@ -48,7 +48,7 @@ _SEGMENTER = """metainfo = dict(classes=classes, palette={palette})
 data = dict(
     type='BaseSegDataset',
     data_root={root!r},
-    metainfo=metainfo,
+    metainfo=dict(classes=classes, palette={palette}),
     img_suffix='',
     data_prefix=dict(img_path='', seg_map_path=folder + 'masks'),
 )

@@ -18,8 +18,7 @@ _COMMON = '''"""{title}
 _base_ = 'mnv2_backbone::{base}'
 
 {start}
-input_size = {size}  # width, height
-max_epochs = {epochs}
+input_size, max_epochs = {size}, {epochs}  # width and height
 folder = {folder!r}  # the lists of images
 classes = {classes}
 '''
@@ -57,8 +56,8 @@ train_pipeline[2].update(scale=input_size)
 train_pipeline[3].update(crop_size=input_size[::-1])
 test_pipeline = _base_.test_pipeline
 test_pipeline[1].update(scale=input_size)
-padding = dict(size=input_size[::-1])
-model = dict(data_preprocessor=dict(padding, test_cfg=padding), decode_head=dict(num_classes=len(classes)))
+size = dict(size=input_size[::-1])
+model = dict(data_preprocessor=dict(size, test_cfg=size), decode_head=dict(num_classes=len(classes)))
 train_dataloader = dict(
     batch_size={batch}, dataset=dict(data, ann_file=folder + 'train.txt', pipeline=train_pipeline)
 )

@@ -14,9 +14,7 @@ max_epochs = 30
 
 # Minutes leave no time to learn from images that are strongly zoomed or cropped.
 train_pipeline = _base_.train_pipeline  # noqa: F821 - mmengine provides it
-train_pipeline[1] = dict(
-    train_pipeline[1], photometric=None, expand=None, crop=dict(min_ious=(0.5, 0.7, 0.9), min_crop_size=0.5)
-)
+train_pipeline[1] = dict(train_pipeline[1], expand=None, crop=dict(min_ious=(0.5, 0.7, 0.9), min_crop_size=0.5))
 
 # Images below data_root/JPEGImages, one XML file each below Annotations, lists of names below ImageSets/Main.
 xml = dict(_delete_=True, type='VOCDataset', data_root='', ann_file='', data_prefix=dict(sub_data_root=''))

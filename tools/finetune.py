@@ -42,6 +42,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='part set aside for validation, if there is no split (0.2)',
     )
     parser.add_argument('--size', type=int, nargs=2, metavar=('W', 'H'), help='input size in pixels')
+    text = 'train without distorted colours: where these tell the classes apart, as in stained cells'
+    parser.add_argument('--keep-colours', action='store_true', help=text)
     parser.add_argument('--weights', metavar='CKPT', help='start from these weights, also of other classes')
     parser.add_argument('--epochs', type=int, metavar='N', help='length of the training')
     parser.add_argument('--minutes', type=float, metavar='M', help='length of the training, by what a step takes here')
@@ -113,7 +115,7 @@ def finetune(args: argparse.Namespace, work_dir: Path) -> 'Scores | None':
         data = read_data(path, args.format, args.task, args.classes, args.val, args.seed)
         describe(data, console)
         size = tuple(args.size) if args.size else None
-        choices = choose(data, args.task, size, args.weights, args.batch_size, args.epochs)
+        choices = choose(data, args.task, size, args.weights, args.batch_size, args.epochs, args.keep_colours)
         choices.lr = args.lr or choices.lr
         write_lists(data, work_dir, choices.task)
         title = f'{len(data.classes)} classes, {len(data.of("train"))} images of {args.data.name}.'

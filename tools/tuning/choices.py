@@ -17,8 +17,8 @@ from .data import Data, relative_sides
 #: Steps of the optimizer that a few hundred images are worth, and the epochs that this comes to at the least and most.
 STEPS, EPOCHS = 1100, (12, 60)
 #: The side of the input that Google's detector was trained at. Where the median object takes a smaller share of the
-#: image's sides than LARGE, a larger input with anchors that keep their size in pixels is better (BCCD: 0.18); where it
-#: takes more, it is worse (VOC: 0.4).
+#: image's sides than LARGE, a larger input with anchors that keep their size in pixels is better, as for blood cells;
+#: where it takes more, such anchors are too small, as for VOC.
 NATIVE, LARGE = 300, 0.3
 #: The larger sides; the second is for data sets of which a tenth of the objects has below SMALL pixels at the first.
 SIDES, SMALL = (416, 512), 20
@@ -43,6 +43,7 @@ class Choices:
     epochs: int
     lr: float
     reference: int | None
+    keep_colours: bool
     reasons: dict[str, str] = field(default_factory=dict)
 
 
@@ -53,6 +54,7 @@ def choose(
     weights: str | None = None,
     batch: int | None = None,
     epochs: int | None = None,
+    keep_colours: bool = False,
 ) -> Choices:
     """Decides what is not given."""
     reasons = dict.fromkeys(('task', 'size', 'weights', 'epochs'), 'as asked')
@@ -71,7 +73,7 @@ def choose(
         epochs = min(max(math.ceil(STEPS / steps), EPOCHS[0]), EPOCHS[1])
         reasons['epochs'] = f'{epochs * steps} steps of {batch} images; there are {train} to learn from'
     reference = NATIVE if task == 'detect' and _median_side(data) < LARGE else None
-    return Choices(task, size, weights, batch, epochs, LR[task], reference, reasons)
+    return Choices(task, size, weights, batch, epochs, LR[task], reference, keep_colours, reasons)
 
 
 def _kept(weights: str, classes: Sequence[str]) -> str:

@@ -30,7 +30,7 @@ _DETECTOR = """data = dict(
     data_prefix=dict(_delete_=True, img=''),
 )
 train_pipeline = _base_.train_pipeline
-train_pipeline[1].update(scale=input_size)
+train_pipeline[1].update(scale=input_size, photometric={photometric})
 test_pipeline = _base_.test_pipeline
 test_pipeline[1].update(scale=input_size)
 model = dict(bbox_head=dict(num_classes=len(classes), anchor_generator=dict(reference_size={reference})))
@@ -115,6 +115,7 @@ def write_config(data: Data, choices: Choices, title: str, work_dir: Path, patie
         batch=choices.batch,
         lr=choices.lr,
         reference=choices.reference,
+        photometric=None if choices.keep_colours else 'dict()',
         final=data.final,
         palette=voc_colormap(len(data.classes)).tolist() if len(data.classes) <= MOST else None,
         interval=interval,

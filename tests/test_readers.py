@@ -12,24 +12,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from exports import (
-    BOXES,
-    CLASSES,
-    MASKS,
-    OUTLINES,
-    Truth,
-    read_truth,
-    voc_devkit,
-    voc_flat_png,
-    yolo_classes_txt,
-    yolo_ultralytics,
-)
+from exports import BOXES, CLASSES, MASKS, OUTLINES, Truth, voc_devkit, voc_flat_png, yolo_classes_txt, yolo_ultralytics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip('mmdet', reason='reading data sets needs MMDetection: pip install .[mm]')
 
-from toy.dataset import write_toy_dataset
 from tuning.labelmaps import MaskReader
 from tuning.lists import draw_outlines, write_coco
 
@@ -38,11 +26,6 @@ from mnv2_backbone.data.samples import Faults, Sample, Thing, clean, divide
 from mnv2_backbone.errors import UserError
 
 Export = Callable[[Path, 'list[Truth]'], None]
-
-
-@pytest.fixture(scope='session')
-def truths(tmp_path_factory: pytest.TempPathFactory) -> list[Truth]:
-    return read_truth(write_toy_dataset(tmp_path_factory.mktemp('toy') / 'toy', train=8, val=3))
 
 
 def load(

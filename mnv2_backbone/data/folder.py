@@ -10,7 +10,7 @@ from .files import IMAGES
 
 SPLITS = ('train', 'val', 'test')
 _SPLIT = re.compile(r'(?<![a-z])(train|val|valid|validation|test)(ing)?(?![a-z])')
-#: Folders that hold results, and pictures made from masks.
+#: Folders that hold results, and images made from masks.
 _NOT_DATA = re.compile(r'\.|__MACOSX$|work_dirs$|runs$|SegmentationObject|.*Visualization$|.*_color$')
 _OF_MASKS = re.compile(r'mask|label|annot|seg|target|ground.?truth|(^|_)gt($|_)')
 _OF_IMAGES = re.compile(r'image|img|photo|picture|input')
@@ -40,14 +40,14 @@ class Folder:
             files += [Path(folder, name) for name in names if not name.startswith('.')]
         files.sort()
         self.others = [path for path in files if path.suffix.lower() not in IMAGES]
-        pictures = [path for path in files if path.suffix.lower() in IMAGES]
-        maybe = [path for path in pictures if path.suffix.lower() == '.png' and self._is_like_a_mask(path)]
-        self.images = sorted(set(pictures) - set(maybe))
+        every = [path for path in files if path.suffix.lower() in IMAGES]
+        maybe = [path for path in every if path.suffix.lower() == '.png' and self._is_like_a_mask(path)]
+        self.images = sorted(set(every) - set(maybe))
         self._index()
         self.masks = [path for path in maybe if mask_stem(path) in self._stems]
         self.lonely_masks = sorted(set(maybe) - set(self.masks))
         if len(self.masks) <= len(self.lonely_masks):  # a folder may be called anything
-            self.images, self.masks, self.lonely_masks = pictures, [], []
+            self.images, self.masks, self.lonely_masks = every, [], []
             self._index()
 
     def _index(self) -> None:

@@ -36,6 +36,7 @@ from tuning.data import Data
 from tuning.lists import write_coco
 from tuning.scores import score_boxes, score_masks
 
+from mnv2_backbone import MobileNetV2
 from mnv2_backbone.data.samples import Faults, Sample, Thing
 from mnv2_backbone.training.options import load_config
 from mnv2_backbone.training.preflight import check_data
@@ -83,6 +84,22 @@ def test_other_exports_pass_the_checks_before_training(
     assert len(text.splitlines()) <= 40 and ast.parse(text)
     lines = check_data(load_config(str(tmp_path / 'out/config.py')), ['train', 'val', 'test'])
     assert len(lines) == 2 and not any('WARNING: ' in line for line in lines if 'none has' not in line)
+
+
+def test_weights_of_a_backbone_take_the_place_of_the_detectors(
+    run: Callable[..., str], truths: list[Truth], tmp_path: Path
+) -> None:
+    coco_roboflow(tmp_path / 'set', truths)
+    run('set', '--weights', 'mnv2://imagenet-1.0', '--dry-run', '--work-dir', 'out')
+    cfg = load_config('out/config.py')
+    assert cfg.load_from is None
+    cfg.model.backbone.pop('type')
+    backbone, trained = MobileNetV2(**cfg.model.backbone), MobileNetV2(init_cfg=cfg.model.backbone.init_cfg)
+    for network in (backbone, trained):
+        network.init_weights()
+    state = trained.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in backbone.state_dict().items())
+    assert all(module.training for module in backbone.train().modules())  # their norms are not folded
 
 
 def test_a_segmenter_from_outlines(run: Callable[..., str], truths: list[Truth], tmp_path: Path) -> None:

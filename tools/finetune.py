@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from mnv2_backbone.errors import UserError, command, setting_up
+from mnv2_backbone.errors import UserError, command, listing, setting_up
 from mnv2_backbone.training.command_line import check_files
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def finetune(args: argparse.Namespace, work_dir: Path) -> 'Scores | None':
         choices = choose(data, args.task, size, args.weights, args.batch_size, args.epochs, args.keep_colours)
         choices.lr = args.lr or choices.lr
         write_lists(data, work_dir, choices.task)
-        title = f'{len(data.classes)} classes, {len(data.of("train"))} images of {args.data.name}.'
+        title = f'{listing(data.classes, 4)} in {len(data.of("train"))} images of {args.data.name}.'
         config = write_config(data, choices, title, work_dir, args.patience, args.seed)
         if args.minutes:
             with quiet():

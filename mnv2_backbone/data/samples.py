@@ -4,7 +4,7 @@ import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def clean(samples: Iterable[Sample], faults: Faults) -> None:
             else:
                 if max(abs(a - b) for a, b in zip(box, thing.box)) > 2:  # less is rounding
                     faults.add('boxes that reach beyond their images, clipped', sample.image.name)
-                kept[thing.label, box] = Thing(thing.label, box, thing.outline, thing.ignore)
+                kept[thing.label, box] = replace(thing, box=box)
         sample.things = list(kept.values())
 
 

@@ -72,7 +72,8 @@ def choose(
         steps = max(train // batch, 1)
         epochs = min(max(math.ceil(STEPS / steps), EPOCHS[0]), EPOCHS[1])
         reasons['epochs'] = f'{epochs * steps} steps of {batch} images; there are {train} to learn from'
-    reference = NATIVE if task == 'detect' and _median_side(data) < LARGE else None
+    larger = task == 'detect' and max(size) > NATIVE
+    reference = NATIVE if larger and _median_side(data) < LARGE else None
     return Choices(task, size, weights, batch, epochs, LR[task], reference, keep_colours, reasons)
 
 

@@ -17,8 +17,8 @@ _COMMON = '''"""{title}
 
 _base_ = 'mnv2_backbone::{base}'
 
-{start}
-input_size, max_epochs = {size}, {epochs}  # width and height
+load_from = {start!r}
+{backbone}input_size, max_epochs = {size}, {epochs}  # width and height
 folder = {folder!r}  # the lists of images
 classes = {classes}
 '''
@@ -33,10 +33,9 @@ train_pipeline = _base_.train_pipeline
 train_pipeline[1].update(scale=input_size, photometric={photometric})
 test_pipeline = _base_.test_pipeline
 test_pipeline[1].update(scale=input_size)
-model = dict(bbox_head=dict(num_classes=len(classes), anchor_generator=dict(reference_size={reference})))
-train_dataloader = dict(
-    batch_size={batch}, dataset=dict(data, ann_file=folder + 'train.json', pipeline=train_pipeline)
-)
+model = dict({part}bbox_head=dict(num_classes=len(classes), anchor_generator=dict(reference_size={reference})))
+train = dict(data, ann_file=folder + 'train.json', pipeline=train_pipeline)
+train_dataloader = dict(batch_size={batch}, dataset=train)
 val_dataloader = dict(dataset=dict(data, ann_file=folder + 'val.json', pipeline=test_pipeline))
 test_dataloader = dict(dataset=dict(data, ann_file=folder + '{final}.json', pipeline=test_pipeline))
 val_evaluator = dict(_delete_=True, type='CocoMetric', ann_file=folder + 'val.json', metric='bbox')
@@ -47,7 +46,7 @@ _SEGMENTER = """metainfo = dict(classes=classes, palette={palette})
 data = dict(
     type='BaseSegDataset',
     data_root={root!r},
-    metainfo=dict(classes=classes, palette={palette}),
+    metainfo=metainfo,
     img_suffix='',
     data_prefix=dict(img_path='', seg_map_path=folder + 'masks'),
 )
@@ -57,10 +56,9 @@ train_pipeline[3].update(crop_size=input_size[::-1])
 test_pipeline = _base_.test_pipeline
 test_pipeline[1].update(scale=input_size)
 size = dict(size=input_size[::-1])
-model = dict(data_preprocessor=dict(size, test_cfg=size), decode_head=dict(num_classes=len(classes)))
-train_dataloader = dict(
-    batch_size={batch}, dataset=dict(data, ann_file=folder + 'train.txt', pipeline=train_pipeline)
-)
+model = dict({part}data_preprocessor=dict(size, test_cfg=size), decode_head=dict(num_classes=len(classes)))
+train = dict(data, ann_file=folder + 'train.txt', pipeline=train_pipeline)
+train_dataloader = dict(batch_size={batch}, dataset=train)
 val_dataloader = dict(dataset=dict(data, ann_file=folder + 'val.txt', pipeline=test_pipeline))
 test_dataloader = dict(dataset=dict(data, ann_file=folder + '{final}.txt', pipeline=test_pipeline))
 """
@@ -94,6 +92,15 @@ def _names(classes: Sequence[str], file: Path) -> str:
     return f"tuple(open(folder + {file.name!r}, encoding='utf-8').read().splitlines())"
 
 
+def _backbone(choices: Choices) -> str:
+    """A line with the model's backbone, if it alone has weights to start from."""
+    if choices.weights != WEIGHTS['segment']:
+        return ''
+    # The detector's base keeps the norms of COCO's weights, which are folded.
+    norms = ', norm_eval=False, norm_cfg=dict(momentum=0.03)' if choices.task == 'detect' else ''
+    return f"backbone = dict(init_cfg=dict(_delete_=True, type='Pretrained', checkpoint={choices.weights!r}){norms})\n"
+
+
 def write_config(data: Data, choices: Choices, title: str, work_dir: Path, patience: int | None, seed: int) -> Path:
     """Writes ``config.py`` to the work folder, which has the lists of images; returns its path."""
     base, score = BASES[choices.task]
@@ -106,7 +113,9 @@ def write_config(data: Data, choices: Choices, title: str, work_dir: Path, patie
         config=path,
         again=work_dir / 'training_2',
         base=base,
-        start=f'load_from = {choices.weights!r}' if choices.weights != WEIGHTS['segment'] else '# from ImageNet',
+        start=None if (backbone := _backbone(choices)) else choices.weights,
+        backbone=backbone,
+        part='backbone=backbone, ' if backbone else '',
         size=choices.size,
         epochs=choices.epochs,
         folder=f'{work_dir.resolve()}/',

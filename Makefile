@@ -1,5 +1,5 @@
 # make env     the environment of the verified versions: .venv
-# make demo    the main job on a small data set: trains a detector, evaluates, draws
+# make demo    fine-tunes a detector on a small data set as users do on theirs: mnv2 finetune
 # make demo-segment  the same with a segmenter
 # make test    lint and all tests;  make lint  ruff, the order of imports, mypy
 # make matrix  installs the wheel beside older and newer versions of its libraries and tries it: an hour

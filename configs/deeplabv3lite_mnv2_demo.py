@@ -1,6 +1,7 @@
-"""The segmentation demo: DeepLabv3-lite on the toy data set, in a few minutes on two CPU cores.
+"""DeepLabv3-lite-MobileNetV2 on the toy data set from ImageNet weights, in a few minutes on two CPU cores.
 
-    make demo-segment
+    mnv2 toy data/toy
+    mnv2 train deeplabv3lite_mnv2_demo.py
 
 mIoU 70.1 on the held-out images after 7 epochs, 371 s.
 """

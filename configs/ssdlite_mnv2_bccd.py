@@ -22,3 +22,7 @@ test_pipeline[1] = dict(test_pipeline[1], scale=input_size)
 train_dataloader = dict(dataset=dict(data, ann_file='ImageSets/Main/trainval.txt', pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(data, ann_file='ImageSets/Main/test.txt', pipeline=test_pipeline))
 test_dataloader = val_dataloader
+max_epochs = 40
+train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
+param_scheduler = _base_.param_scheduler  # noqa: F821
+param_scheduler[1].update(T_max=max_epochs, end=max_epochs)

@@ -8,7 +8,8 @@ _base_ = './ssdlite_mnv2_coco_tf.py'
 load_from = 'mnv2://ssdlite-coco'
 # Google's decay of 0.9997 would leave the norms of a few hundred iterations with COCO's statistics.
 norm_cfg = dict(momentum=0.03)
-model = dict(neck=dict(norm_cfg=norm_cfg), bbox_head=dict(norm_cfg=norm_cfg))
+# New classes are learned faster with softmax scores than with the sigmoid scores of Google's detector.
+model = dict(neck=dict(norm_cfg=norm_cfg), bbox_head=dict(norm_cfg=norm_cfg, score_converter='softmax'))
 
 max_epochs = 30
 

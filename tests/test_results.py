@@ -37,6 +37,25 @@ DOCUMENT = dict(
     ],
 )
 
+# Experiments that differ in one option.
+SWITCHES = dict(
+    title='Switches',
+    about='More.',
+    tasks=[dict(name='Switching')],
+    experiments=[
+        dict(
+            name=name,
+            model=name,
+            task='Switching',
+            data='four',
+            commands=[f"python -c '{WRITE}' OUT $options"],
+            options=options,
+            figures=[dict(metric='x', scores='score.json', key='a/b')],
+        )
+        for name, options in (('on', '0.25'), ('off', '0.75'))
+    ],
+)
+
 
 def rows(folder):
     with (folder / 'results.csv').open() as file:
@@ -52,6 +71,7 @@ def tool(tmp_path, monkeypatch):
     monkeypatch.setattr(results, 'DOCS', tmp_path)
     monkeypatch.setattr(results, 'RUNS', tmp_path / 'runs')
     (tmp_path / 'experiments.yml').write_text(yaml.safe_dump(DOCUMENT))
+    (tmp_path / 'finetuning.yml').write_text(yaml.safe_dump(SWITCHES))
 
     def call(*arguments):
         monkeypatch.setattr(sys, 'argv', ['results.py', *arguments])
@@ -63,7 +83,7 @@ def tool(tmp_path, monkeypatch):
 def test_what_ended_well_is_run_once_and_tabled(tool, tmp_path, capsys):
     assert tool('run', 'count') == 0 and capsys.readouterr().out.count('count: python') == 2
     assert tool('run', 'count') == 0 and capsys.readouterr().out == ''
-    assert tool('run', 'nothing') == 2 and 'allowed are count, seeds' in capsys.readouterr().err
+    assert tool('run', 'nothing') == 2 and 'allowed are count, seeds, on, off' in capsys.readouterr().err
     assert tool('run') == 2 and 'seeds: exit status 3, see' in capsys.readouterr().err
     assert tool('table') == 0
     (row,) = rows(tmp_path)
@@ -74,6 +94,13 @@ def test_what_ended_well_is_run_once_and_tabled(tool, tmp_path, capsys):
         and '*published: a paper*' in text
         and 'other' not in text.split('*')[0]
     )
+
+
+def test_one_option_makes_the_rows_of_another_page(tool, tmp_path):
+    assert tool('run', 'on', 'off') == 0 and tool('table') == 0
+    text = (tmp_path / 'finetuning.md').read_text()
+    assert text.startswith('# Switches') and '| on | four | 0.25 | 1 | on |' in text and '| off | four | 0.75 |' in text
+    assert 'four' not in (tmp_path / 'results.md').read_text() and len(rows(tmp_path)) == 2
 
 
 def test_runs_are_averaged_and_figures_without_logs_stay(tool, tmp_path):
@@ -125,12 +152,13 @@ def test_the_published_tables_are_made_from_the_published_figures(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / 'tools')
     import results
 
-    document = yaml.safe_load((ROOT / 'docs/experiments.yml').read_text())
     found = results.read_rows(ROOT / 'docs/results.csv')
-    assert results.as_markdown(document, found) == (ROOT / 'docs/results.md').read_text()
-    experiments = document['experiments']
-    assert {experiment['task'] for experiment in experiments} <= {task['name'] for task in document['tasks']}
-    for experiment in experiments:
-        for command in experiment['commands']:
-            files = [word for word in shlex.split(command) if word.startswith(('tools/', 'configs/'))]
-            assert files and all((ROOT / file).is_file() for file in files), command
+    for source, page in results.PAGES.items():
+        document = yaml.safe_load((ROOT / 'docs' / source).read_text())
+        assert results.as_markdown(document, found) == (ROOT / 'docs' / page).read_text()
+        experiments = document['experiments']
+        assert {experiment['task'] for experiment in experiments} <= {task['name'] for task in document['tasks']}
+        for experiment in experiments:
+            for command in experiment['commands']:
+                files = [word for word in shlex.split(command) if word.startswith(('tools/', 'configs/'))]
+                assert files and all((ROOT / file).is_file() for file in files), command

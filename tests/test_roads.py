@@ -55,6 +55,9 @@ def trained(name: str, folder: Path, **options: object):
         model.train()(images, mode='tensor')
         for conv in convs:  # scores that differ
             conv.weight *= 2 / conv.weight.flatten(1).norm(dim=1).mean()
+        if getattr(head, 'score_converter', '') == 'softmax':
+            for conv, scores in zip(convs, model.eval()(images, mode='tensor')[0]):
+                conv.weight *= 3 / scores.std()
         if cfg.default_scope == 'mmseg':
             head.conv_seg.bias -= model.eval()(images, mode='tensor').mean((0, 2, 3))
     path = folder / 'model.pth'

@@ -1,4 +1,4 @@
-"""Runs the experiments of docs/experiments.yml; makes docs/results.md, results.csv and curves from their logs.
+"""Runs the experiments behind docs/results.md and docs/finetuning.md; makes both, results.csv and curves from the logs.
 
     python tools/results.py run voc bccd       # these; what has been run already is skipped
     python tools/results.py table              # from the logs of all that have been run here
@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
+from string import Template
 from typing import Any
 
 from mmengine.fileio import load
@@ -29,6 +30,8 @@ from mnv2_backbone.errors import UserError, command, whole_file
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / 'docs'
 RUNS = ROOT / 'work_dirs/results'
+#: The files of experiments, and the pages that are made from them.
+PAGES = {'experiments.yml': 'results.md', 'finetuning.yml': 'finetuning.md'}
 #: The columns of docs/results.csv, the first four of which identify a figure.
 COLUMNS = ('experiment', 'model', 'data', 'metric', 'mean', 'std', 'runs', 'seconds', 'machine')
 ROWS = 'results.csv'
@@ -51,6 +54,7 @@ def run(experiment: Mapping[str, Any]) -> None:
     for number, (line, done) in enumerate(zip(experiment['commands'], marks(experiment))):
         if done.is_file():
             continue
+        line = Template(line).safe_substitute({'options': '', **experiment})
         print(f'{experiment["name"]}: {line}', flush=True)
         words = [str(folder) if word == 'OUT' else word for word in shlex.split(line.replace('OUT/', f'{folder}/'))]
         began = time.monotonic()
@@ -102,7 +106,8 @@ def figures(experiment: Mapping[str, Any]) -> list[Row]:
 
 def identity(experiment: Mapping[str, Any], figure: Mapping[str, Any]) -> tuple[str, ...]:
     """What identifies a figure: its values of the first four columns."""
-    return experiment['name'], figure['model'], figure.get('data') or experiment['data'], figure['metric']
+    both = {**experiment, **figure}
+    return both['name'], both['model'], both['data'], both['metric']
 
 
 def collect(experiments: list[dict[str, Any]], known: list[Row]) -> list[Row]:
@@ -127,10 +132,10 @@ def table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def as_markdown(document: Mapping[str, Any], rows: list[Row]) -> str:
-    """docs/results.md: the summary, then for each task its text, its figures and what others publish."""
+    """A page: the summary, then for each task its text, its figures and what others publish."""
     found = {tuple(row[name] for name in COLUMNS[:4]): row for row in rows}
     tasks = {experiment['name']: experiment['task'] for experiment in document['experiments']}
-    parts = ['# Results']
+    parts = [f'# {document.get("title", "Results")}']
     summary = []
     for line in document.get('summary', ()):
         values = [as_text(found[tuple(key)]) for key in line['figures']]
@@ -139,7 +144,7 @@ def as_markdown(document: Mapping[str, Any], rows: list[Row]) -> str:
         parts.append(table(('what', 'result', 'compared with'), summary))
     parts.append(document['about'].strip())
     for task in document['tasks']:
-        own = [row for row in rows if tasks[row['experiment']] == task['name']]
+        own = [row for row in rows if tasks.get(row['experiment']) == task['name']]
         if not own:
             continue
         parts += [f'## {task["name"]}', *([task['before'].strip()] if 'before' in task else [])]
@@ -158,8 +163,11 @@ def as_markdown(document: Mapping[str, Any], rows: list[Row]) -> str:
         image = task.get('curves', {}).get('image')
         if image and (DOCS / image).is_file():
             parts.append(f'![Training loss and {task["curves"]["score"]} of every run]({image})')
-        times = {row['experiment']: f'{float(row["seconds"]) / 60:.0f} min on {row["machine"]}' for row in own}
-        parts.append('Time: ' + '; '.join(f'`{name}` {time}' for name, time in times.items()) + '.')
+        times: dict[str, dict[str, str]] = {}
+        for row in own:
+            times.setdefault(row['machine'], {})[row['experiment']] = f'{float(row["seconds"]) / 60:.0f} min'
+        for name, taken in times.items():
+            parts.append(f'Time on {name}: ' + ', '.join(f'`{one}` {time}' for one, time in taken.items()) + '.')
         parts += [task['after'].strip()] if 'after' in task else []
     parts.append(document.get('checks', '').strip())
     return '\n\n'.join(filter(None, parts)) + '\n'
@@ -181,8 +189,8 @@ def main() -> int:
     parser.add_argument('action', choices=('run', 'table'))
     parser.add_argument('names', nargs='*', help='experiments to run (default: all)')
     args = parser.parse_args()
-    document = load(DOCS / 'experiments.yml')
-    experiments = document['experiments']
+    documents = {page: load(DOCS / source) for source, page in PAGES.items()}
+    experiments = [one for document in documents.values() for one in document['experiments']]
     known = [experiment['name'] for experiment in experiments]
     for name in args.names:
         if name not in known:
@@ -193,16 +201,17 @@ def main() -> int:
                 run(experiment)
         return 0
     rows = collect(experiments, read_rows(DOCS / ROWS))
-    for task in document['tasks']:
+    for task in (task for document in documents.values() for task in document['tasks']):
         if 'curves' in task:
             draw(task, experiments)
     with whole_file(DOCS / ROWS) as draft, draft.open('w', newline='') as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
         writer.writeheader()
         writer.writerows(rows)
-    with whole_file(DOCS / 'results.md') as draft:
-        draft.write_text(as_markdown(document, rows))
-    print(f'{len(rows)} figures in {DOCS / ROWS} and {DOCS / "results.md"}')
+    for page, document in documents.items():
+        with whole_file(DOCS / page) as draft:
+            draft.write_text(as_markdown(document, rows))
+    print(f'{len(rows)} figures in {DOCS / ROWS}, {" and ".join(PAGES.values())}')
     return 0
 
 

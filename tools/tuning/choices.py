@@ -82,7 +82,7 @@ def _kept(weights: str, classes: Sequence[str]) -> str:
         return 'the backbone is trained on ImageNet, the head starts fresh'
     known = set(map(plain, CocoDataset.METAINFO['classes']))
     kept = [name for name in classes if plain(name) in known]
-    return f'trained on COCO, which has of the classes {listing(kept, 5) or "none"}'
+    return f'trained on COCO; classes it shares with this data: {listing(kept, 5) or "none"}'
 
 
 def _median_side(data: Data) -> float:

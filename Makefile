@@ -19,6 +19,9 @@ else
 $(error LINE=$(LINE): must be upstream or onedl)
 endif
 
+# Python keeps what it compiles of the libraries, which pip leaves out below: else each process compiles them again.
+export PYTHONDONTWRITEBYTECODE :=
+
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINS := $(addprefix tools/requirements/,torch.txt $(LINE).txt)

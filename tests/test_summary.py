@@ -10,9 +10,12 @@ import pytest
 import torch
 from conftest import ROOT
 from costs import layer_costs
+from describe import input_size
 from torch.utils.flop_counter import FlopCounterMode
 
 from mnv2_backbone import MobileNetV2, make_plan
+from mnv2_backbone.errors import UserError
+from mnv2_backbone.training.options import load_config
 
 
 @pytest.mark.parametrize(
@@ -52,6 +55,24 @@ def test_describe_prints_plan_totals_and_comparison():
     assert done.returncode == 0, done.stderr
     for words in ('layer_15/expansion_output', '4.337', '788.8', '300.8', 'ShuffleNet (x2)', '1600/156'):
         assert words in done.stdout, words
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'configs').glob('*_mnv2_*.py')), ids=lambda path: path.stem)
+def test_networks_are_described_at_the_size_that_they_are_tested_at(path):
+    pytest.importorskip('mmdet', reason='the configs are those of MMDetection and MMSegmentation')
+    from mnv2_backbone.deployment.recipe import Recipe
+
+    cfg = load_config(str(path))
+    try:
+        size = Recipe.from_config(cfg).size
+    except ValueError as error:
+        assert 'keep_ratio' in str(error)
+    else:
+        assert size is None or input_size(cfg, path.name) == tuple(size)
+    cfg.model.data_preprocessor.pop('size', None)
+    cfg.test_dataloader.dataset = dict(pipeline=[])
+    with pytest.raises(UserError, match='name a size with --size'):
+        input_size(cfg, path.name)
 
 
 def test_describe_refuses_a_wrong_option():

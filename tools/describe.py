@@ -9,6 +9,7 @@ from mmengine.config import Config, DictAction
 from rich.console import Console
 from rich.table import Column, Table
 
+from mnv2_backbone.configs import leaves
 from mnv2_backbone.errors import UserError, command, setting_up
 from mnv2_backbone.training.command_line import check_files
 
@@ -31,7 +32,7 @@ def main() -> int:
 
     with setting_up():
         cfg = load_config(args.config, args.cfg_options)
-        height, width = args.size or input_size(cfg)
+        height, width = args.size or input_size(cfg, args.config)
         init_default_scope(cfg.get('default_scope', 'mmengine'))
         model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
     backbone = next((m for m in model.modules() if isinstance(m, MobileNetV2)), None)
@@ -45,17 +46,17 @@ def main() -> int:
     return 0
 
 
-def input_size(cfg: Config) -> tuple[int, int]:
-    """(height, width) that a config trains on: the last ``Resize`` or ``RandomCrop`` of its pipeline."""
+def input_size(cfg: Config, path: str) -> tuple[int, int]:
+    """(height, width) that a config tests at: its preprocessor's, else what the test images are resized to."""
     preprocessor = cfg.model.get('data_preprocessor') or {}
     if preprocessor.get('size'):
         return tuple(preprocessor['size'])
-    for step in reversed(cfg.get('train_pipeline', [])):
-        if 'crop_size' in step and not isinstance(step['crop_size'], float):
-            return tuple(step['crop_size'])
-        if step['type'].endswith('Resize') and 'scale' in step:
-            return tuple(reversed(step['scale']))
-    return 320, 320
+    dataset = cfg.get('test_dataloader', {}).get('dataset', {})
+    for _, leaf in leaves('dataset', dataset):
+        for step in reversed(leaf.get('pipeline', [])):
+            if 'scale' in step:
+                return tuple(reversed(step['scale']))
+    raise UserError(f'{path}: its test images are not resized; name a size with --size H W')
 
 
 def plan_table(backbone: Any, height: int, width: int) -> Table:

@@ -3,6 +3,7 @@
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from mmengine.config import Config
@@ -89,9 +90,8 @@ def seconds_per_epoch(config: str, steps: int = 12) -> float:
         runner.register_hook(hook)
         runner.train()
         images = len(runner.train_dataloader.dataset)
-    taken = sorted(later - earlier for earlier, later in zip(hook.ends[2:], hook.ends[3:]))
-    per_step = sum(taken) / len(taken)
-    return max(images // loader.batch_size, 1) * per_step
+    taken = [later - earlier for earlier, later in zip(hook.ends[2:], hook.ends[3:])]
+    return max(images // loader.batch_size, 1) * median(taken)  # a mean would keep the pause of a single step
 
 
 def best_checkpoint(folder: Path) -> str:

@@ -9,7 +9,7 @@ data_root = 'data/BCCD/'
 data = dict(data_root=data_root, metainfo=dict(classes=('RBC', 'WBC', 'Platelets')))
 
 # Cells are small in their images: a larger input, with anchors that keep their size in pixels.
-input_size = (416, 416)
+input_size = (480, 480)
 model = dict(bbox_head=dict(num_classes=3, anchor_generator=dict(reference_size=300)))
 train_pipeline = _base_.train_pipeline  # noqa: F821 - mmengine provides it
 # Colours tell these cells apart: distorted ones lower the score, which they raise on photos.
@@ -22,7 +22,3 @@ test_pipeline[1] = dict(test_pipeline[1], scale=input_size)
 train_dataloader = dict(dataset=dict(data, ann_file='ImageSets/Main/trainval.txt', pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(data, ann_file='ImageSets/Main/test.txt', pipeline=test_pipeline))
 test_dataloader = val_dataloader
-max_epochs = 40
-train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
-param_scheduler = _base_.param_scheduler  # noqa: F821
-param_scheduler[1].update(T_max=max_epochs, end=max_epochs)

@@ -31,6 +31,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('data', type=Path, metavar='DATA', help='the annotated images')
     parser.add_argument('--task', choices=['detect', 'segment'], help='default: by the annotations')
+    text = 'the detector: ssdlite starts from COCO weights, fpnlite from ImageNet weights (ssdlite)'
+    parser.add_argument('--model', choices=['ssdlite', 'fpnlite'], default='ssdlite', help=text)
     formats = ['coco', 'voc', 'yolo', 'cvat', 'labelme', 'masks']
     parser.add_argument('--format', choices=formats, help='which annotations to read, if there are several')
     parser.add_argument('--classes', nargs='+', metavar='NAME', help='names of the class numbers, or classes to learn')
@@ -115,7 +117,9 @@ def finetune(args: argparse.Namespace, work_dir: Path) -> 'Scores | None':
         data = read_data(path, args.format, args.task, args.classes, args.val, args.seed)
         describe(data, console)
         size = tuple(args.size) if args.size else None
-        choices = choose(data, args.task, size, args.weights, args.batch_size, args.epochs, args.keep_colours)
+        choices = choose(
+            data, args.task, args.model, size, args.weights, args.batch_size, args.epochs, args.keep_colours
+        )
         choices.lr = args.lr or choices.lr
         write_lists(data, work_dir, choices.task)
         title = f'{listing(data.classes, 4)} in {len(data.of("train"))} images of {args.data.name}.'
@@ -145,7 +149,7 @@ def train_and_report(data: 'Data', choices: 'Choices', work_dir: Path, kind: str
     options = dict(config=str(work_dir / 'config.py'), work_dir=str(training), cfg_options=None, launcher='none')
     switches = dict(local_rank=0, amp=False, auto_scale_lr=False, resume=None, tensorboard=False)
     with quiet():
-        hook = ProgressHook(BASES[choices.task][1], console)
+        hook = ProgressHook(BASES[choices.model][1], console)
         with hook.progress:
             run_training(argparse.Namespace(**options, **switches), [hook])
         with setting_up():

@@ -7,7 +7,7 @@ from pprint import pformat
 from mnv2_backbone.data.masks import voc_colormap
 from mnv2_backbone.errors import whole_file
 
-from .choices import WEIGHTS, Choices
+from .choices import IMAGENET, Choices
 from .data import Data
 
 _COMMON = '''"""{title}
@@ -33,7 +33,7 @@ train_pipeline = _base_.train_pipeline
 train_pipeline[1].update(scale=input_size, photometric={photometric})
 test_pipeline = _base_.test_pipeline
 test_pipeline[1].update(scale=input_size)
-model = dict({part}bbox_head=dict(num_classes=len(classes), anchor_generator=dict(reference_size={reference})))
+model = dict({part}bbox_head=dict(num_classes=len(classes){anchors}))
 train = dict(data, ann_file=folder + 'train.json', pipeline=train_pipeline)
 train_dataloader = dict(batch_size={batch}, dataset=train)
 val_dataloader = dict(dataset=dict(data, ann_file=folder + 'val.json', pipeline=test_pipeline))
@@ -76,10 +76,11 @@ randomness = dict(seed={seed})
 
 #: The most classes that the config names one by one.
 MOST = 20
-#: The config that a task builds on, the score that counts, and how its schedule is set.
+#: The config that a model builds on, the score that counts, and how its schedule is set.
 BASES = {
-    'detect': ('ssdlite_mnv2_finetune.py', 'coco/bbox_mAP_50'),
-    'segment': ('deeplabv3lite_mnv2_voc_short.py', 'mIoU'),
+    'ssdlite': ('ssdlite_mnv2_finetune.py', 'coco/bbox_mAP_50'),
+    'fpnlite': ('fpnlite_mnv2_finetune.py', 'coco/bbox_mAP_50'),
+    'deeplab': ('deeplabv3lite_mnv2_voc_short.py', 'mIoU'),
 }
 
 
@@ -94,7 +95,7 @@ def _names(classes: Sequence[str], file: Path) -> str:
 
 def _backbone(choices: Choices) -> str:
     """A line with the model's backbone, if it alone has weights to start from."""
-    if choices.weights != WEIGHTS['segment']:
+    if choices.weights != IMAGENET or choices.model == 'fpnlite':  # whose base has it
         return ''
     # The detector's base keeps the norms of COCO's weights, which are folded.
     norms = ', norm_eval=False, norm_cfg=dict(momentum=0.03)' if choices.task == 'detect' else ''
@@ -103,7 +104,7 @@ def _backbone(choices: Choices) -> str:
 
 def write_config(data: Data, choices: Choices, title: str, work_dir: Path, patience: int | None, seed: int) -> Path:
     """Writes ``config.py`` to the work folder, which has the lists of images; returns its path."""
-    base, score = BASES[choices.task]
+    base, score = BASES[choices.model]
     detects = choices.task == 'detect'
     interval = max(1, round(choices.epochs / 15))
     patience = patience or max(10, choices.epochs // 3)
@@ -113,8 +114,8 @@ def write_config(data: Data, choices: Choices, title: str, work_dir: Path, patie
         config=path,
         again=work_dir / 'training_2',
         base=base,
-        start=None if (backbone := _backbone(choices)) else choices.weights,
-        backbone=backbone,
+        start=None if choices.weights == IMAGENET else choices.weights,
+        backbone=(backbone := _backbone(choices)),
         part='backbone=backbone, ' if backbone else '',
         size=choices.size,
         epochs=choices.epochs,
@@ -123,7 +124,7 @@ def write_config(data: Data, choices: Choices, title: str, work_dir: Path, patie
         root=f'{data.root.resolve()}/',
         batch=choices.batch,
         lr=choices.lr,
-        reference=choices.reference,
+        anchors=f', anchor_generator=dict(reference_size={choices.reference})' if choices.model == 'ssdlite' else '',
         photometric=None if choices.keep_colours else 'dict()',
         final=data.final,
         palette=voc_colormap(len(data.classes)).tolist() if len(data.classes) <= MOST else None,

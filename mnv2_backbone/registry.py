@@ -19,6 +19,7 @@ _NAMES = {
     'network.classifier': ('SlimClsHead',),
     'network.anchors': ('TFAnchorGenerator',),
     'network.ssdlite': ('SSDLite', 'SSDLiteHead', 'SSDLiteNeck'),
+    'network.fpnlite': ('FPNLiteHead', 'FPNLiteNeck', 'FPNLiteAnchorGenerator'),
     'network.deeplab': ('DeepLab', 'DeepLabHead', 'LRASPP'),
     'data.images': ('LoadImage', 'SkippedImagesHook'),
     'data.augment': ('SSDAugment',),

@@ -1,7 +1,7 @@
 """Folding: norms and the input's normalization go into the convolutions, padding into their arguments."""
 
 import copy
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,12 @@ class Clamp6(nn.Module):
 
 def fold_norms(model: M) -> M:
     """A copy for inference: in evaluation mode, batch norms folded into their convolutions, channels last."""
-    model = fuse_conv_bn(copy.deepcopy(model).eval()).requires_grad_(False)
+    model = copy.deepcopy(model).eval()
+    for module in list(model.modules()):
+        fold: Any = getattr(module, 'fold_levels', None)
+        if fold:
+            fold()
+    model = fuse_conv_bn(model).requires_grad_(False)
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.ReLU6):

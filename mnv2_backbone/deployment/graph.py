@@ -161,11 +161,14 @@ class WholeDetector(nn.Module):
             scores = torch.where((sides > smallest).all(-1), scores, 0.0)
         apart = boxes
         if not self.test_cfg['nms'].get('class_agnostic'):  # boxes of different classes do not suppress each other
-            apart = boxes + (labels * (max(height, width) + 1)).to(boxes)[:, :, None]
+            reach = max(height, width) * (1 + 2 * self.detector.head.margin) + 1
+            apart = boxes + (labels * reach).to(boxes)[:, :, None]
         keeps = nms_keeps(apart, scores, self.test_cfg['nms']['iou_threshold'])
         scores = torch.where(keeps & (scores > self.test_cfg['score_thr']), scores, 0.0)
         scores, order = scores.topk(min(self.test_cfg['max_per_img'], scores.shape[1]), dim=1)
         boxes = boxes.gather(1, order[:, :, None].expand(-1, -1, 4))
+        if self.detector.head.margin:
+            boxes = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height] * 2))
         return boxes * scale, scores, labels.gather(1, order)
 
 

@@ -41,7 +41,7 @@ def check_deployable(model: nn.Module) -> None:
     """Raises ValueError for models that are more, or others, than what :class:`Detector` and :class:`Segmenter` run."""
     head = getattr(model, 'bbox_head', None) or getattr(model, 'decode_head', None)
     kinds = {base.__name__ for base in type(head).__mro__}
-    known = 'SSDLiteHead' in kinds or ('BaseDecodeHead' in kinds and not getattr(model, 'with_neck', False))
+    known = 'SingleShotHead' in kinds or ('BaseDecodeHead' in kinds and not getattr(model, 'with_neck', False))
     if not known or not isinstance(getattr(model, 'backbone', None), MobileNetV2):
         raise ValueError(
             f'{type(model).__name__}: only MobileNetV2, SSDLite and DeepLab of this package can be deployed'
@@ -111,7 +111,7 @@ class ImageBackbone(nn.Module):
 
 
 class Detector(nn.Module):
-    """An SSDLite as a function of images of one size, (height, width)."""
+    """An SSDLite or FPNLite as a function of images of one size, (height, width)."""
 
     anchors: Tensor
 
@@ -145,7 +145,7 @@ class Detector(nn.Module):
 
     def decode(self, anchors: Tensor, codes: Tensor) -> Tensor:
         """Box codes (N, n, 4) at anchors (N, n, 4) to boxes (N, n, 4)."""
-        boxes = self.head.bbox_coder.decode(anchors.reshape(-1, 4), codes.reshape(-1, 4), max_shape=self.size)
+        boxes: Tensor = self.head.decode(anchors.reshape(-1, 4), codes.reshape(-1, 4), self.size)
         return boxes.view_as(codes)
 
 

@@ -90,11 +90,14 @@ class Predictor:
                 raise ValueError(f'image {i} has the shape {shape} and type {dtype}: must be (H, W, 3), uint8, BGR')
         if self.recipe.task == 'segment':
             return [labels for (labels,) in self.run(images)]
-        return [self._found(*map(torch.from_numpy, outputs)) for outputs in self.run(images)]
+        outputs = [map(torch.from_numpy, arrays) for arrays in self.run(images)]
+        return [self._found(image.shape, *tensors) for image, tensors in zip(images, outputs)]
 
-    def _found(self, boxes: Tensor, scores: Tensor, labels: Tensor | None = None) -> InstanceData:
+    def _found(self, shape: Sequence[int], boxes: Tensor, scores: Tensor, labels: Tensor | None = None) -> InstanceData:
         if labels is None:
-            return suppress(boxes, scores, self.recipe.test_cfg)
+            found = suppress(boxes, scores, self.recipe.test_cfg)
+            found.bboxes = found.bboxes.clamp(min=0).minimum(found.bboxes.new_tensor([shape[1], shape[0]] * 2))
+            return found
         real = scores > 0  # the rest is padding
         return InstanceData(bboxes=boxes[real], scores=scores[real], labels=labels[real])
 
@@ -191,11 +194,13 @@ def suppress(boxes: Tensor, scores: Tensor, cfg: Mapping[str, Any]) -> InstanceD
         nms['split_thr'] = count + 1
     # others than the plain NMS change scores: they need all boxes
     taken = min(count, 4 * wanted) if nms.get('type', 'nms') == 'nms' else count
+    lowest = boxes.min().clamp(max=0)
     while True:
         top, order = values.topk(taken)
-        found, keep = batched_nms(boxes[anchors[order]], top, labels[order], nms)
+        # mmcv keeps classes apart by moving their boxes, which works for coordinates from 0
+        found, keep = batched_nms(boxes[anchors[order]] - lowest, top, labels[order], nms)
         if len(keep) >= wanted or taken == count:
             break
         taken = min(count, 4 * taken)
     found, keep = found[:wanted], keep[:wanted]
-    return InstanceData(bboxes=found[:, :4], scores=found[:, 4], labels=labels[order][keep])
+    return InstanceData(bboxes=found[:, :4] + lowest, scores=found[:, 4], labels=labels[order][keep])

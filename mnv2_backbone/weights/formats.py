@@ -78,7 +78,8 @@ def _is_tfjs(path: Path, head: bytes) -> bool:
 
 
 def _is_tf_checkpoint(path: Path, head: bytes) -> bool:
-    return Path(f'{path}.index').is_file() or path.suffix == '.index' or '.data-' in path.name
+    parts = (Path(f'{path}.index'), path / 'variables' / 'variables.index')
+    return any(part.is_file() for part in parts) or path.suffix == '.index' or '.data-' in path.name
 
 
 #: In the order in which they are tried; the last is the one without a signature.
@@ -86,10 +87,10 @@ FORMATS = (
     Format('Keras (.h5)', lambda path, head: head.startswith(b'\x89HDF\r\n'), ('keras', 'read_keras')),
     Format('TensorFlow Lite (.tflite)', lambda path, head: head[4:8] == b'TFL3', ('tflite', 'read_tflite')),
     Format('PyTorch (.pth)', _is_pytorch, ('pytorch', 'read_pytorch')),
-    Format('slim variables (.npz)', lambda path, head: _zip_holds(path, head, '.npy'), ('slim', 'read_npz')),
+    Format('variables (.npz)', lambda path, head: _zip_holds(path, head, '.npy'), ('variables', 'read_npz')),
     Format('safetensors', lambda path, head: head[8:10] == b'{"', ('pytorch', 'read_safetensors')),
     Format('TensorFlow.js (model.json)', _is_tfjs, ('tensorflow', 'read_tfjs')),
-    Format('TensorFlow checkpoint (.ckpt)', _is_tf_checkpoint, ('slim', 'read_tf_checkpoint')),
+    Format('TensorFlow checkpoint (.ckpt, SavedModel)', _is_tf_checkpoint, ('variables', 'read_tf_checkpoint')),
     Format('TensorFlow frozen graph (.pb)', lambda path, head: head.startswith(b'\n'), ('tensorflow', 'read_frozen')),
 )
 

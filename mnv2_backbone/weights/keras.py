@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import WeightsError
 from .formats import Imported, need
+from .fpnlite import from_detector
 from .slim import LOGITS_SCOPE, from_slim
 
 _LEAVES = {
@@ -48,12 +49,15 @@ def read_keras(path: Path) -> Imported:
 
 
 def from_keras(arrays: Mapping[str, np.ndarray]) -> Imported:
-    """Converts the weights of Keras's MobileNetV2, alone or inside a larger model; other layers are unknown.
+    """Converts the weights of Keras's MobileNetV2, alone, in FPNLite or in another model, whose layers are unknown.
 
     ``arrays`` are by path, of which the last two parts are read: ``.../block_3_expand/kernel:0``.
     """
     variables: dict[str, np.ndarray] = {}
+    detector, used = from_detector(arrays)
     for name, array in arrays.items():
+        if name in used:
+            continue
         layer, leaf = name.partition(':')[0].split('/')[-2:]
         if layer in _LOGITS and leaf in ('kernel', 'bias'):
             weights = leaf == 'kernel'
@@ -62,4 +66,6 @@ def from_keras(arrays: Mapping[str, np.ndarray]) -> Imported:
         scope = next((m.expand(to) for pattern, to in _LAYERS.items() if (m := re.fullmatch(pattern, layer))), None)
         known = scope is not None and leaf in _LEAVES
         variables[f'MobilenetV2/{scope}/{_LEAVES[leaf]}' if known else name] = array
-    return from_slim(variables)
+    found = from_slim(variables)
+    found.state.update(detector)
+    return found

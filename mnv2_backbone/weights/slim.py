@@ -6,7 +6,6 @@ these names and TensorFlow's layout, and from there to ours.
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from ..spec import V2_DEF, Row
 from .detector import to_mm_order
-from .formats import Imported, need
+from .formats import Imported
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -115,17 +114,3 @@ def _key(name: str, scopes: Mapping[str, str]) -> str | None:
         return None
     step = re.sub(r'_part_(\d+)$', r'.\1', step)  # slim's split_conv
     return '.'.join(part for part in ('backbone', scopes[layer], step, LEAVES[leaf]) if part)
-
-
-def read_npz(path: Path) -> Imported:
-    """Reads variables by TensorFlow name from ``.npz``."""
-    with np.load(path) as arrays:
-        return from_slim(dict(arrays))
-
-
-def read_tf_checkpoint(path: Path) -> Imported:
-    """Reads a TensorFlow checkpoint (``model.ckpt``, or one of its files), which takes TensorFlow itself."""
-    tensorflow = need('tensorflow', 'tensorflow', 'TensorFlow checkpoints (.ckpt)')
-    prefix = re.sub(r'\.(index|data-\d+-of-\d+)$', '', str(path))
-    reader = tensorflow.train.load_checkpoint(prefix)
-    return from_slim({name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()})

@@ -13,6 +13,7 @@ from mmengine.dataset import Compose
 from mmengine.model import BaseModel
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor
+from torchvision.ops import clip_boxes_to_image
 
 from ..errors import UserError
 from ..registry import MODELS
@@ -96,7 +97,7 @@ class Predictor:
     def _found(self, shape: Sequence[int], boxes: Tensor, scores: Tensor, labels: Tensor | None = None) -> InstanceData:
         if labels is None:
             found = suppress(boxes, scores, self.recipe.test_cfg)
-            found.bboxes = found.bboxes.clamp(min=0).minimum(found.bboxes.new_tensor([shape[1], shape[0]] * 2))
+            found.bboxes = clip_boxes_to_image(found.bboxes, (shape[0], shape[1]))
             return found
         real = scores > 0  # the rest is padding
         return InstanceData(bboxes=boxes[real], scores=scores[real], labels=labels[real])

@@ -19,14 +19,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.ops import sigmoid_focal_loss
 
 from ..registry import MODELS, TASK_UTILS
+from .anchors import Size
 from .layers import Cfg, ConvNormAct, InitCfg, as_init_cfg
-from .single_shot import SingleShotHead
-
-Size = tuple[int, int]
+from .single_shot import RELU6, SingleShotHead
 
 #: Batch norm of the detector's own layers (TensorFlow: decay 0.997, epsilon 0.001).
 FPNLITE_NORM = dict(type='BN', momentum=0.003, eps=0.001)
-RELU6 = dict(type='mnv2_backbone.ReLU6')
 #: The Object Detection API's initialization: normal of deviation 0.01.
 FPNLITE_INIT = (dict(type='Normal', layer='Conv2d', std=0.01), dict(type='Constant', layer='_BatchNorm', val=1.0))
 #: That of the head, whose score of every class is 0.01 at first.
@@ -34,6 +32,10 @@ HEAD_INIT = (
     dict(FPNLITE_INIT[0], override=dict(type='Normal', name='cls_convs', std=0.01, bias=-4.6)),
     FPNLITE_INIT[1],
 )
+
+
+def _depthwise(channels: int, stride: int = 1, padding: str = 'same') -> ConvNormAct:
+    return ConvNormAct(channels, channels, 3, stride, groups=channels, padding=padding, bias=False)
 
 
 def separable(
@@ -45,13 +47,13 @@ def separable(
     act_cfg: Cfg | None = None,
 ) -> nn.Sequential:
     """Keras's ``SeparableConv2D``, 3x3: a depthwise and a 1x1 convolution with nothing in between, norm, activation."""
-    depthwise = ConvNormAct(in_channels, in_channels, 3, stride, groups=in_channels, padding=padding, bias=False)
+    depthwise = _depthwise(in_channels, stride, padding)
     return nn.Sequential(depthwise, ConvNormAct(in_channels, out_channels, norm_cfg=norm_cfg, act_cfg=act_cfg))
 
 
 def _bare(in_channels: int, out_channels: int, bias: bool = False) -> nn.Sequential:
     """A separable convolution without a norm."""
-    return nn.Sequential(separable(in_channels, 1)[0], nn.Conv2d(in_channels, out_channels, 1, bias=bias))
+    return nn.Sequential(_depthwise(in_channels), nn.Conv2d(in_channels, out_channels, 1, bias=bias))
 
 
 def _norm(cfg: Cfg | None, channels: int) -> nn.Module:

@@ -14,10 +14,10 @@ from mmengine.dist import all_reduce, get_world_size
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from .anchors import Size
 from .layers import Cfg, InitCfg, as_init_cfg
 
-Size = tuple[int, int]
-
+RELU6 = dict(type='mnv2_backbone.ReLU6')
 #: Google's box code: offsets relative to the anchor's sides, times 10 (centre) and 5 (logarithm of the sides).
 BOX_CODER = dict(type='DeltaXYWHBBoxCoder', target_means=[0.0] * 4, target_stds=[0.1, 0.1, 0.2, 0.2])
 _TEST_OPTIONS = ('score_thr', 'nms_pre', 'nms', 'max_per_img', 'min_bbox_size')

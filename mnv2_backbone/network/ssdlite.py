@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..registry import MODELS
 from .layers import Cfg, ConvNormAct, InitCfg, as_init_cfg
-from .single_shot import SingleShotHead
+from .single_shot import RELU6, SingleShotHead
 
 #: Batch norm of the detector's own layers (TensorFlow: decay 0.97 to 0.9997, epsilon 0.001).
 SSDLITE_NORM = dict(type='BN', momentum=0.03, eps=0.001)
@@ -26,7 +26,6 @@ SSDLITE_INIT = (
     dict(type='TruncNormal', layer='Conv2d', std=0.03, a=-0.06, b=0.06),
     dict(type='Constant', layer=['_BatchNorm', 'GroupNorm'], val=1.0),
 )
-RELU6 = dict(type='mnv2_backbone.ReLU6')
 
 
 @MODELS.register_module()

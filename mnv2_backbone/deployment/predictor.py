@@ -195,7 +195,7 @@ def suppress(boxes: Tensor, scores: Tensor, cfg: Mapping[str, Any]) -> InstanceD
         nms['split_thr'] = count + 1
     # others than the plain NMS change scores: they need all boxes
     taken = min(count, 4 * wanted) if nms.get('type', 'nms') == 'nms' else count
-    lowest = boxes.min().clamp(max=0)
+    lowest = min(float(boxes.numpy().min()), 0.0)  # by NumPy for the same reason
     while True:
         top, order = values.topk(taken)
         # mmcv keeps classes apart by moving their boxes, which works for coordinates from 0

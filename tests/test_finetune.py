@@ -34,6 +34,7 @@ from mmseg.visualization import SegLocalVisualizer
 from tuning.choices import choose
 from tuning.data import Data
 from tuning.lists import write_coco
+from tuning.progress import epochs_within
 from tuning.scores import score_boxes, score_masks
 
 from mnv2_backbone import MobileNetV2
@@ -126,7 +127,14 @@ def test_a_time_limit_sets_the_number_of_epochs(run: Callable[..., str], truths:
     yolo_classes_txt(tmp_path / 'set', truths)
     text = run('set', *SHORT[2:], '--minutes', 2, '--dry-run')
     (line,) = [line for line in text.splitlines() if line.strip().startswith('epochs')]
-    assert 'here, of 2 minutes' in line and int(line.split()[1]) > 10
+    assert 'of 2 minutes' in line and int(line.split()[1]) > 10
+
+
+def test_validations_are_part_of_a_time_limit() -> None:
+    assert epochs_within(100, training=1, validation=0) == 100
+    assert epochs_within(20, training=1, validation=1) == 10  # short trainings are validated after each epoch
+    assert epochs_within(75, training=1, validation=1) == 60  # longer ones about 15 times
+    assert epochs_within(5, training=9, validation=1) == 1
 
 
 @pytest.mark.parametrize(

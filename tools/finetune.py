@@ -48,7 +48,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--keep-colours', action='store_true', help=text)
     parser.add_argument('--weights', metavar='CKPT', help='start from these weights, also of other classes')
     parser.add_argument('--epochs', type=int, metavar='N', help='length of the training')
-    parser.add_argument('--minutes', type=float, metavar='M', help='length of the training, by what a step takes here')
+    parser.add_argument('--minutes', type=float, metavar='M', help='limit of the training with its validations')
     parser.add_argument('--lr', type=float, help='highest learning rate of AdamW (detect 7e-4, segment 1e-3)')
     parser.add_argument('--batch-size', type=int, metavar='N', help='images in a step of training (8)')
     parser.add_argument('--patience', type=int, metavar='N', help='epochs without a better score before it stops')
@@ -111,7 +111,7 @@ def finetune(args: argparse.Namespace, work_dir: Path) -> 'Scores | None':
         from tuning.config import write_config
         from tuning.data import describe, read_data, unpacked
         from tuning.lists import write_lists
-        from tuning.progress import seconds_per_epoch
+        from tuning.progress import epochs_within, seconds_per_epoch
 
         path = unpacked(args.data, work_dir)
         data = read_data(path, args.format, args.task, args.classes, args.val, args.seed)
@@ -126,9 +126,10 @@ def finetune(args: argparse.Namespace, work_dir: Path) -> 'Scores | None':
         config = write_config(data, choices, title, work_dir, args.patience, args.seed)
         if args.minutes:
             with quiet():
-                seconds = seconds_per_epoch(str(config))
-            choices.epochs = max(1, int(args.minutes * 60 * 0.9 / seconds))
-            choices.reasons['epochs'] = f'one takes {seconds:.0f} s here, of {args.minutes:g} minutes'
+                training, validation = seconds_per_epoch(str(config))
+            choices.epochs = epochs_within(args.minutes * 60 * 0.9, training, validation)
+            text = f'one takes {training:.0f} s here and a validation {validation:.0f} s, of {args.minutes:g} minutes'
+            choices.reasons['epochs'] = text
             config = write_config(data, choices, title, work_dir, args.patience, args.seed)
         print_choices(choices, config, console)
     if args.dry_run:

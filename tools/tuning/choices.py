@@ -50,6 +50,11 @@ class Choices:
     reasons: dict[str, str] = field(default_factory=dict)
 
 
+def interval(epochs: int) -> int:
+    """The epochs from one validation to the next."""
+    return max(1, round(epochs / 15))
+
+
 def choose(
     data: Data,
     task: str | None = None,

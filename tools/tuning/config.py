@@ -7,7 +7,7 @@ from pprint import pformat
 from mnv2_backbone.data.masks import voc_colormap
 from mnv2_backbone.errors import whole_file
 
-from .choices import IMAGENET, Choices
+from .choices import IMAGENET, Choices, interval
 from .data import Data
 
 _COMMON = '''"""{title}
@@ -106,7 +106,7 @@ def write_config(data: Data, choices: Choices, title: str, work_dir: Path, patie
     """Writes ``config.py`` to the work folder, which has the lists of images; returns its path."""
     base, score = BASES[choices.model]
     detects = choices.task == 'detect'
-    interval = max(1, round(choices.epochs / 15))
+    every = interval(choices.epochs)
     patience = patience or max(10, choices.epochs // 3)
     path = work_dir / 'config.py'
     values = dict(
@@ -128,11 +128,11 @@ def write_config(data: Data, choices: Choices, title: str, work_dir: Path, patie
         photometric=None if choices.keep_colours else 'dict()',
         final=data.final,
         palette=voc_colormap(len(data.classes)).tolist() if len(data.classes) <= MOST else None,
-        interval=interval,
+        interval=every,
         last=1 if detects else 0,
         length='T_max=max_epochs, end=max_epochs' if detects else 'end=max_epochs',
         score=score,
-        patience=max(1, round(patience / interval)),
+        patience=max(1, round(patience / every)),
         seed=seed,
     )
     text = ''.join(part.format(**values) for part in (_COMMON, _DETECTOR if detects else _SEGMENTER, _SCHEDULE))

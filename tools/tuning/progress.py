@@ -1,19 +1,21 @@
-"""A training's progress in a terminal, its time limit, and how long an epoch takes."""
+"""A training's progress in a terminal, and how many epochs a time is enough for."""
 
 import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import Runner, ValLoop
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mnv2_backbone.errors import UserError
 from mnv2_backbone.training.options import load_config
+
+from .choices import interval
 
 
 class ProgressHook(Hook):
@@ -67,22 +69,14 @@ class _StepTimes(Hook):
         self.ends.append(time.monotonic())
 
 
-def seconds_per_epoch(config: str, steps: int = 12) -> float:
-    """How long an epoch of a config takes on this machine, by a few steps of it; validation not included."""
+def seconds_per_epoch(config: str, steps: int = 12) -> tuple[float, float]:
+    """How long an epoch of a config and a validation take on this machine, by a few batches of each."""
     cfg: Config = load_config(config)
-    loader = cfg.train_dataloader
+    batch = cfg.train_dataloader.batch_size
     with tempfile.TemporaryDirectory() as folder:
-        cfg.merge_from_dict(
-            dict(
-                work_dir=folder,
-                experiment_name='timing',
-                visualizer=dict(name='timing'),
-                val_cfg=None,
-                val_dataloader=None,
-            )
-        )
-        cfg.val_evaluator = cfg.test_cfg = cfg.test_dataloader = cfg.test_evaluator = None
-        cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=steps)
+        cfg.merge_from_dict(dict(work_dir=folder, experiment_name='timing', visualizer=dict(name='timing')))
+        cfg.test_cfg = cfg.test_dataloader = cfg.test_evaluator = None
+        cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=steps, val_begin=steps + 1)
         cfg.param_scheduler, cfg.custom_hooks = None, [dict(type='mnv2_backbone.CheckedLoadHook')]
         cfg.default_hooks.checkpoint = None
         runner = Runner.from_cfg(cfg)
@@ -90,8 +84,19 @@ def seconds_per_epoch(config: str, steps: int = 12) -> float:
         runner.register_hook(hook)
         runner.train()
         images = len(runner.train_dataloader.dataset)
+        runner.model.eval()
+        loop = cast(ValLoop, runner.val_loop)
+        began = time.monotonic()
+        done = [loop.run_iter(index, data) for index, data in zip(range(steps), loop.dataloader)]
+        validation = (time.monotonic() - began) / len(done) * len(loop.dataloader)
     taken = [later - earlier for earlier, later in zip(hook.ends[2:], hook.ends[3:])]
-    return max(images // loader.batch_size, 1) * median(taken)  # a mean would keep the pause of a single step
+    return max(images // batch, 1) * median(taken), validation  # a mean would keep the pause of a single step
+
+
+def epochs_within(seconds: float, training: float, validation: float) -> int:
+    """How many epochs take no longer than this, with their validations; at least one."""
+    counts = range(int(seconds / training), 1, -1)
+    return next((n for n in counts if n * training + n // interval(n) * validation <= seconds), 1)
 
 
 def best_checkpoint(folder: Path) -> str:

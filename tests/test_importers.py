@@ -19,6 +19,7 @@ from torch.nn import BatchNorm2d
 
 from mnv2_backbone import Classifier, MobileNetV2
 from mnv2_backbone.network.fit import WeightsError, load_backbone, load_into
+from mnv2_backbone.weights import tflite
 from mnv2_backbone.weights.convert import read, save
 from mnv2_backbone.weights.detector import keep_coco_classes, to_mm_order
 from mnv2_backbone.weights.formats import recognize
@@ -688,6 +689,15 @@ def test_int8_tflite_agrees_with_its_interpreter(real_data):
             found = net(x)['Predictions'][0].numpy()
         assert found.argmax() == expected.argmax()
         assert np.abs(found - expected).max() <= 0.15  # the int8 network's own error
+
+
+def test_tflite_layers_without_names_are_a_classifiers_or_refused(real_data, monkeypatch):
+    pytest.importorskip('tflite')
+    path = real_data / 'weights/tflite/tf2_mobilenet_v2_1.0_224_ptq.tflite'
+    layers = tflite._convolutions(path)
+    monkeypatch.setattr(tflite, '_convolutions', lambda path: [*layers, layers[-1]])
+    with pytest.raises(WeightsError, match='lost their names'):
+        read(path)
 
 
 def test_keras_imagenet_sees_the_statistics_it_was_trained_with(real_data):

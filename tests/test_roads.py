@@ -261,5 +261,5 @@ def test_models_of_others_are_refused_by_name():
     register_all_modules()
     cfg = get_config('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py')
     cfg.model.backbone.init_cfg = None
-    with pytest.raises(ValueError, match='RetinaNet: only MobileNetV2, SSDLite and DeepLab of this package'):
+    with pytest.raises(ValueError, match='RetinaNet: only MobileNetV2, SSDLite, FPNLite and DeepLab of this package'):
         deploy(MODELS.build(cfg.model), cfg)

@@ -44,7 +44,7 @@ def check_deployable(model: nn.Module) -> None:
     known = 'SingleShotHead' in kinds or ('BaseDecodeHead' in kinds and not getattr(model, 'with_neck', False))
     if not known or not isinstance(getattr(model, 'backbone', None), MobileNetV2):
         raise ValueError(
-            f'{type(model).__name__}: only MobileNetV2, SSDLite and DeepLab of this package can be deployed'
+            f'{type(model).__name__}: only MobileNetV2, SSDLite, FPNLite and DeepLab of this package can be deployed'
         )
     backbone: Any = model.backbone
     if (channels := backbone.plan.layers[0].in_channels) != 3:

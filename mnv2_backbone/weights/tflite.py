@@ -25,6 +25,8 @@ def read_tflite(path: Path) -> Imported:
     scopes = [re.sub(r'/(weights|depthwise_weights)$', '', name) for name, *_ in convolutions]
     if any(';' in scope for scope in scopes):
         scopes = _scopes_by_order([depthwise for _, depthwise, *_ in convolutions])
+        if len(set(scopes)) < len(scopes):
+            raise WeightsError('its layers have lost their names, and in order they are not those of a classifier')
     variables = {}
     for scope, (_, depthwise, weights, bias) in zip(scopes, convolutions):
         variables[f'{scope}/{"depthwise_weights" if depthwise else "weights"}'] = from_tflite_layout(weights)

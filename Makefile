@@ -43,7 +43,7 @@ lint: $(VENV)/.testable
 	$(BIN)/python -m mypy
 
 test: lint
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	PYTHONPATH=$(abspath $(VENV))/tflite $(BIN)/python -m pytest -n auto --dist loadfile
 
 matrix:
 	$(PYTHON) tools/matrix.py
@@ -82,4 +82,6 @@ $(VENV)/.testable: $(VENV)/.ready
 	@echo 'installing what its tests need'
 	@$(INSTALL) -e '.[dev]'
 	@$(PIP) check
+	@rm -rf $(VENV)/tflite
+	@$(PIP) install -q --no-compile --no-deps --target $(VENV)/tflite -r tools/requirements/tflite.txt
 	@touch $@

@@ -22,7 +22,7 @@ Run = Callable[[np.ndarray], list[np.ndarray]]
 #: The key of the manifest in each format's metadata.
 KEY = 'mnv2_backbone'
 PRECISIONS = ('fp32', 'bf16', 'int8')
-EXTRA = 'pip install "mnv2_backbone[export]"'
+EXTRA = 'pip install "mnv2_backbone[{}]"'
 
 
 class Backend:
@@ -35,6 +35,9 @@ class Backend:
             it.
         files: The libraries to write files of each precision.
         has_nms: Whether its files may have NMS inside.
+        raw: Whether it takes a :class:`mnv2_backbone.deployment.raw.RawNetwork`: an image of a fixed size in, nothing
+            decoded.
+        extra: The extra of this package with its libraries.
     """
 
     name: ClassVar[str]
@@ -45,6 +48,8 @@ class Backend:
     companion: ClassVar[str] = ''
     files: ClassVar[dict[str, tuple[str, ...]]] = {}
     has_nms: ClassVar[bool] = False
+    raw: ClassVar[bool] = False
+    extra: ClassVar[str] = 'export'
 
     #: (torch.export.ExportedProgram, names of inputs and outputs) -> graph
     convert: Callable[..., Any]
@@ -193,6 +198,55 @@ class Inductor(Backend):
         return run
 
 
+class LiteRT(Backend):
+    """LiteRT, and ``.tflite`` files."""
+
+    name, precisions, extra = 'litert', (), 'tflite'
+    format, suffix, raw = 'tflite', '.tflite', True
+    files = {'fp32': ('litert_torch',), 'int8': ('litert_torch', 'ai_edge_quantizer')}
+
+    def convert(self, network: Any, image: Any) -> Any:
+        from .litert import convert
+
+        return convert(network, image)
+
+    def quantize(self, graph: Any, images: Sequence[np.ndarray]) -> Any:
+        from .litert import quantize
+
+        return quantize(graph, images)
+
+    def write(self, graph: Any, path: Path, manifest: str) -> None:
+        from .litert import with_metadata
+        from .recipe import Manifest
+
+        path.write_bytes(with_metadata(graph, Manifest.from_json(manifest), KEY))
+
+    def read_manifest(self, path: Path) -> str | None:
+        from .litert import read_metadata
+
+        return read_metadata(path.read_bytes(), KEY)
+
+    def load(self, source: Any, precision: str, threads: int | None) -> Run:
+        from ai_edge_litert.interpreter import Interpreter
+
+        network = Interpreter(str(source), num_threads=threads)
+        network.allocate_tensors()
+        (image,) = network.get_input_details()
+        outputs = sorted(network.get_signature_runner().get_output_details().items())
+
+        def run(x: np.ndarray) -> list[np.ndarray]:
+            x = np.rint(x) if image['dtype'] == np.uint8 else x
+            network.set_tensor(image['index'], x.astype(image['dtype']))
+            network.invoke()
+            found = []
+            for _, detail in outputs:
+                values, (scale, zero) = network.get_tensor(detail['index']), detail['quantization']
+                found.append((values.astype(np.float32) - zero) * np.float32(scale) if scale else values)
+            return found
+
+        return run
+
+
 class Eager(Backend):
     """PyTorch as it is; it takes a network, not a graph."""
 
@@ -201,7 +255,7 @@ class Eager(Backend):
 
 #: The fastest first: in float32 at one thread ONNX Runtime takes three quarters of TorchInductor's time, in bfloat16
 #: OpenVINO takes half of it.
-BACKENDS: tuple[Backend, ...] = (OnnxRuntime(), OpenVINO(), Inductor(), Eager())
+BACKENDS: tuple[Backend, ...] = (OnnxRuntime(), OpenVINO(), Inductor(), Eager(), LiteRT())
 #: Those that write files, by the name of the format.
 FORMATS = {backend.format: backend for backend in BACKENDS if backend.format}
 _BY_SUFFIX = {backend.suffix: backend for backend in FORMATS.values()}
@@ -226,8 +280,9 @@ def choose_engine(engine: str, precision: str) -> Backend:
     if engine not in able:
         raise ValueError(f'engine={engine!r}: allowed for {precision} are auto, {", ".join(able)}')
     if lacking := missing(able[engine].libraries):
+        way = EXTRA.format('export')
         raise ValueError(
-            f'engine={engine!r} needs {", ".join(lacking)}: {EXTRA}, or choose another of auto, {", ".join(able)}'
+            f'engine={engine!r} needs {", ".join(lacking)}: {way}, or choose another of auto, {", ".join(able)}'
         )
     return able[engine]
 
@@ -255,7 +310,9 @@ def explain(path: Path, backend: Backend, step: Callable[[], Any]) -> Any:
     try:
         return step()
     except ImportError as error:
-        raise UserError(f'{path} needs {error.name or backend.name}: {EXTRA} ({error})') from error
+        raise UserError(
+            f'{path} needs {error.name or backend.name}: {EXTRA.format(backend.extra)} ({error})'
+        ) from error
     except UserError:
         raise
     except Exception as error:  # each runtime has exceptions of its own

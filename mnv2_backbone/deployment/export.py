@@ -40,7 +40,7 @@ class ExportOptions:
             where = f'not available in {self.format} files, only in {" and ".join(able)}'
             raise UserError(f'--precision {self.precision}: {where}')
         if lacking := missing(self.backend.files[self.precision]):
-            raise UserError(f'--format {self.format} needs {", ".join(lacking)}: {EXTRA}')
+            raise UserError(f'--format {self.format} needs {", ".join(lacking)}: {EXTRA.format(self.backend.extra)}')
         if self.nms and not self.backend.has_nms:
             having = ' and '.join(name for name, backend in FORMATS.items() if backend.has_nms)
             raise UserError(f'--nms: only {having} files have NMS inside; for {self.format} it runs outside')
@@ -70,6 +70,7 @@ def export(cfg: 'Config', weights: str, options: ExportOptions, out: Path) -> 'M
     from .network import in_bfloat16, load_trained
     from .predictor import Predictor
     from .quantization import read_images
+    from .raw import RunRaw
     from .recipe import Manifest
 
     backend = options.backend
@@ -84,15 +85,20 @@ def export(cfg: 'Config', weights: str, options: ExportOptions, out: Path) -> 'M
         model, meta = load_trained(cfg, weights)
         manifest = Manifest(_recipe(cfg, options, meta), options.precision, options.nms)
         try:
-            network, whole = _whole(model, manifest)
+            network, whole = (_raw if backend.raw else _whole)(model, manifest)
         except ValueError as error:
             raise UserError(str(error)) from error
         if backend.name == 'inductor' and options.precision == 'bf16':
             in_bfloat16(network)
         try:
-            names = dict(input_names=list(whole.inputs), output_names=list(whole.outputs))
-            sample = torch.zeros(2, 300, 420, 3, dtype=torch.uint8)  # free in the number and the size of the images
-            graph = backend.convert(traced(whole, sample, (0, 1, 2)), names)
+            if backend.raw:
+                manifest = replace(manifest, decoding=whole.decoding)
+                graph = backend.convert(whole.eval(), torch.zeros(1, *whole.size, 3))
+                images = [RunRaw(manifest).prepare(image[0]) for image in images]
+            else:
+                names = dict(input_names=list(whole.inputs), output_names=list(whole.outputs))
+                sample = torch.zeros(2, 300, 420, 3, dtype=torch.uint8)  # free in the number and the size of the images
+                graph = backend.convert(traced(whole, sample, (0, 1, 2)), names)
             if options.precision == 'int8':
                 graph = backend.quantize(graph, images)
             backend.write(graph, place, manifest.to_json())
@@ -130,3 +136,16 @@ def _whole(model: Any, manifest: 'Manifest') -> tuple[Any, Any]:
         return detector, WholeDetector(detector, recipe, manifest.nms)
     segmenter = Segmenter(model, recipe.size)
     return segmenter, WholeSegmenter(segmenter, recipe)
+
+
+def _raw(model: Any, manifest: 'Manifest') -> tuple[Any, Any]:
+    """The network, and the raw one that is written."""
+    from .network import Detector, Segmenter
+    from .raw import RawNetwork
+
+    recipe = manifest.recipe
+    size = recipe.size or recipe.test_cfg.get('size')
+    if size is None:
+        raise UserError('--input-size H W is needed: this format has a fixed size, the config has none')
+    network = Detector(model, size) if recipe.task == 'detect' else Segmenter(model, size)
+    return network, RawNetwork(network, tuple(size))

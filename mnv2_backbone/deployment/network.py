@@ -180,15 +180,29 @@ class Segmenter(nn.Module):
 
         ``size`` is that of the images that went in, ``original`` that before they were resized, if they were.
         """
-        height, width = size
         full = [max(length, min_size) for length, min_size in zip(size, self.min_size)]
-        corners = self.head.align_corners
-        logits = F.interpolate(logits.float(), full, mode='bilinear', align_corners=corners)[:, :, :height, :width]
-        if original is not None:
-            logits = F.interpolate(logits, tuple(original), mode='bilinear', align_corners=corners)
-        if logits.shape[1] == 1:
-            return (logits[:, 0].sigmoid() > self.head.threshold).to(torch.uint8)
-        return logits.argmax(1).to(torch.uint8)
+        return label_map(logits, full, size, original, self.head.align_corners, self.head.threshold)
+
+
+def label_map(
+    logits: Tensor,
+    full: Sequence[int],
+    inside: Sequence[int],
+    original: Sequence[int] | None,
+    corners: bool,
+    threshold: Any,
+) -> Tensor:
+    """Logits (N, classes, h, w) to label maps (N, H, W), uint8, as mmseg does.
+
+    They are enlarged to ``full``, cut to ``inside``, and resized to ``original``, each (height, width).
+    """
+    height, width = inside
+    logits = F.interpolate(logits.float(), tuple(full), mode='bilinear', align_corners=corners)[:, :, :height, :width]
+    if original is not None:
+        logits = F.interpolate(logits, tuple(original), mode='bilinear', align_corners=corners)
+    if logits.shape[1] == 1:
+        return (logits[:, 0].sigmoid() > threshold).to(torch.uint8)
+    return logits.argmax(1).to(torch.uint8)
 
 
 class BFloat16Backbone(nn.Module):

@@ -19,6 +19,7 @@ from ..errors import UserError
 from ..registry import MODELS
 from .backends import Run, explain, open_exported
 from .network import load_trained
+from .raw import RunRaw
 from .recipe import Manifest, Recipe, classes_and_palette, padding_of
 
 #: From images (H, W, 3), BGR, uint8, to the outputs of each: boxes in its pixels, scores and maybe labels; or labels.
@@ -54,7 +55,7 @@ class Predictor:
         backend, text = open_exported(path)
         manifest = Manifest.from_json(text)
         run: Run = explain(path, backend, lambda: backend.load(path, manifest.precision, threads))
-        return cls(_InBatches(run), manifest)
+        return cls(RunRaw(manifest, run) if backend.raw else _InBatches(run), manifest)
 
     @classmethod
     def from_checkpoint(cls, cfg: Config, weights: str, device: str = 'cpu') -> 'Predictor':

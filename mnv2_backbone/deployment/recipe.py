@@ -107,11 +107,16 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The metadata of an exported file: how it is run, its precision, and whether NMS is inside."""
+    """The metadata of an exported file: how it is run, its precision, and whether NMS is inside.
+
+    ``decoding`` is what has to be known to decode the outputs of a raw network, see
+    :class:`mnv2_backbone.deployment.raw.RawNetwork`.
+    """
 
     recipe: Recipe
     precision: str = 'fp32'
     nms: bool = False
+    decoding: Mapping[str, Any] | None = None
 
     def to_json(self) -> str:
         """The metadata as text."""
@@ -125,4 +130,4 @@ class Manifest:
         recipe['classes'] = tuple(recipe['classes'])
         recipe['palette'] = tuple(map(tuple, recipe['palette']))
         recipe['size'] = tuple(recipe['size']) if recipe['size'] else None
-        return cls(Recipe(**recipe), values['precision'], values['nms'])
+        return cls(Recipe(**recipe), values['precision'], values['nms'], values.get('decoding'))

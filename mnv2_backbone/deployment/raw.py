@@ -1,0 +1,138 @@
+"""Networks for formats that take one image of a fixed size and do not decode, and what is done around them."""
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .backends import Run
+from .network import Detector, Segmenter, label_map
+from .recipe import Manifest, Size
+
+#: The logarithm of the most that a box may be larger or smaller than its anchor, as in MMDetection's coder.
+_MOST = -math.log(16 / 1000)
+
+
+class RawNetwork(nn.Module):
+    """A detector or segmenter, changed in place, as a function of one image of the size (height, width).
+
+    ``decoding`` is what :class:`RunRaw` has to know of it, in plain data.
+    """
+
+    def __init__(self, network: Detector | Segmenter, size: Size) -> None:
+        super().__init__()
+        self.network, self.size = network, size
+        body: Any = network.body
+        for tensor in (body.first.conv.weight, body.shift):
+            tensor.data = tensor.data.flip(1)  # RGB, as everywhere outside OpenCV
+        head = network.head
+        if isinstance(network, Segmenter):
+            mean = (body.pad.pad_value + body.shift).flatten().tolist()
+            self.decoding: dict[str, Any] = dict(
+                corners=head.align_corners, threshold=getattr(head, 'threshold', None), size=size, mean=mean
+            )
+            return
+        for predictor in head.reg_convs:
+            _choose(predictor[1], 4, [1, 0, 3, 2])
+        self.sigmoid = head.score_converter == 'sigmoid'
+        if self.sigmoid:
+            for predictor in head.cls_convs:
+                _choose(predictor[1], head.num_classes + 1, range(head.num_classes))
+        x1, y1, x2, y2 = network.anchors.unbind(1)
+        anchors = torch.stack([y1 + y2, x1 + x2, 2 * (y2 - y1), 2 * (x2 - x1)], 1).numpy() / 2
+        stds = [head.bbox_coder.stds[i] for i in (1, 0, 3, 2)]
+        text = base64.b64encode(anchors.astype('<f4').tobytes()).decode()
+        self.decoding = dict(anchors=text, stds=stds, margin=head.margin, sigmoid=self.sigmoid)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """An image (1, h, w, 3), RGB, 0 to 255.
+
+        Returns:
+            Of a detector the box codes ``location`` (1, anchors, 4) as y, x, h, w and ``score`` (1, anchors, classes),
+            which with sigmoid scores are logits; of a segmenter ``logits`` (1, h', w', classes).
+        """
+        network: Any = self.network
+        maps = network.body(image)
+        if 'anchors' not in self.decoding:
+            return {'logits': network.head(maps).permute(0, 2, 3, 1)}
+        classes = network.head.num_classes + (not self.sigmoid)
+        scores, codes = network.head(network.neck(maps))
+
+        def flat(levels: Sequence[Tensor], channels: int) -> Tensor:
+            return torch.cat([x.permute(0, 2, 3, 1).reshape(1, -1, channels) for x in levels], 1)
+
+        score = flat(scores, classes)
+        return {'location': flat(codes, 4), 'score': score if self.sigmoid else score.softmax(-1)[..., :-1]}
+
+
+def _choose(conv: nn.Conv2d, group: int, chosen: Sequence[int]) -> None:
+    """Keeps some of each group of a convolution's outputs, in this order; in place."""
+    for name in ('weight', 'bias'):
+        kept = getattr(conv, name).data.unflatten(0, (-1, group))[:, list(chosen)].flatten(0, 1)
+        setattr(conv, name, nn.Parameter(kept, requires_grad=False))
+    conv.out_channels = len(conv.weight)
+
+
+class RunRaw:
+    """Runs the file of a :class:`RawNetwork` on images of any size: resizes, runs, decodes, one after the other.
+
+    A segmenter that does not resize gets images that are padded, and made smaller only if they are larger than it.
+    """
+
+    resizes = True
+
+    def __init__(self, manifest: Manifest, run: Run | None = None) -> None:
+        self.run, self.recipe = run, manifest.recipe
+        self.decoding: Mapping[str, Any] = manifest.decoding or {}
+        if 'anchors' in self.decoding:
+            self.anchors = np.frombuffer(base64.b64decode(self.decoding['anchors']), '<f4').reshape(-1, 4)
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
+        """Boxes (anchors, 4) in pixels of each image and scores (anchors, classes), or the label map (H, W)."""
+        assert self.run is not None, 'made for prepare() alone'
+        finish = self._boxes if 'anchors' in self.decoding else self._labels
+        return [finish(self.run(self.prepare(image)), image.shape[:2]) for image in images]
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """An image (H, W, 3), BGR, uint8, as the network takes it: (1, h, w, 3), RGB, uint8 or float32."""
+        if self.recipe.size is None:
+            height, width = self.decoding['size']
+            resized = cv2.resize(image, self._inside(image.shape[:2])[::-1], interpolation=cv2.INTER_AREA)
+            image = np.full((height, width, 3), self.decoding['mean'][::-1], np.float32)
+            image[: resized.shape[0], : resized.shape[1]] = resized
+        else:
+            image = self.recipe.resize(image)
+        return np.ascontiguousarray(image[None, ..., ::-1])
+
+    def _inside(self, shape: Sequence[int]) -> Size:
+        """The size at which an image fits into the input, not larger than its own."""
+        factor = min(1.0, *(most / have for most, have in zip(self.decoding['size'], shape)))
+        return max(round(shape[0] * factor), 1), max(round(shape[1] * factor), 1)
+
+    def _boxes(self, outputs: Sequence[np.ndarray], shape: Sequence[int]) -> tuple[np.ndarray, ...]:
+        codes, scores = outputs[0][0], outputs[1][0]
+        if self.decoding['sigmoid']:
+            scores = 1 / (1 + np.exp(-scores))
+        assert self.recipe.size is not None
+        height, width = self.recipe.size
+        sizes = self.anchors[:, 2:]
+        codes = codes * np.array(self.decoding['stds'], np.float32)
+        centres = codes[:, :2] * sizes + self.anchors[:, :2]
+        halves = np.exp(np.clip(codes[:, 2:], -_MOST, _MOST)) * sizes / 2
+        ends = np.array([height, width], np.float32)
+        low, high = -self.decoding['margin'] * ends, (1 + self.decoding['margin']) * ends
+        corners = [np.clip(x, low, high)[:, ::-1] for x in (centres - halves, centres + halves)]
+        scale = np.array([shape[1] / width, shape[0] / height] * 2, np.float32)
+        return np.concatenate(corners, 1) * scale, scores
+
+    def _labels(self, outputs: Sequence[np.ndarray], shape: Sequence[int]) -> tuple[np.ndarray, ...]:
+        logits = torch.from_numpy(outputs[0]).permute(0, 3, 1, 2)
+        full = self.decoding['size']
+        inside = full if self.recipe.size else self._inside(shape)
+        found = label_map(logits, full, inside, shape, self.decoding['corners'], self.decoding['threshold'])
+        return (found[0].numpy(),)

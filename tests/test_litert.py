@@ -1,0 +1,123 @@
+""".tflite files: LiteRT computes what PyTorch does, int8 has no float in it, and MediaPipe's metadata are there.
+
+The converter is no part of an ordinary installation: `make test` puts it beside the environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, place
+from torchvision.ops import box_iou
+
+from mnv2_backbone.deployment.backends import FORMATS, open_exported
+from mnv2_backbone.deployment.export import ExportOptions, export
+from mnv2_backbone.deployment.network import Detector, load_trained
+from mnv2_backbone.deployment.predictor import Predictor
+from mnv2_backbone.deployment.recipe import Manifest
+from mnv2_backbone.errors import UserError
+from mnv2_backbone.training.options import load_config
+
+CONFIG = ROOT / 'configs/ssdlite_mnv2_coco_tf.py'
+WEIGHTS = 'mnv2://ssdlite-coco'
+#: The Python of an environment with mediapipe, which cannot be installed beside opencv-python.
+MEDIAPIPE = os.environ.get('MNV2_MEDIAPIPE')
+
+
+@pytest.fixture(scope='module')
+def photos(real_data: Path) -> list[Path]:
+    return sorted((real_data / 'data/coco/val2017').glob('*.jpg'))[:6]
+
+
+@pytest.fixture(scope='module', params=['fp32', 'int8'])
+def file(request, real_data: Path, photos: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Google's detector, exported."""
+    pytest.importorskip('litert_torch')
+    folder = tmp_path_factory.mktemp(request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('XDG_CACHE_HOME', str(folder))
+        place(real_data, folder / 'mnv2_backbone/weights', 'ssdlite-coco')
+        calib = real_data / 'data/coco/train2017' if request.param == 'int8' else None
+        options = ExportOptions('tflite', request.param, calib)
+        export(load_config(CONFIG), WEIGHTS, options, folder / 'model.tflite')
+        model, _ = load_trained(load_config(CONFIG), WEIGHTS)
+        torch.save(Detector(model, (300, 300)), folder / 'torch.pth')
+    return folder / 'model.tflite'
+
+
+def test_boxes_and_scores_are_those_of_pytorch(file: Path, photos: list[Path]) -> None:
+    predictor = Predictor.from_file(file)
+    detector = torch.load(file.with_name('torch.pth'), weights_only=False)
+    exact = predictor.manifest.precision == 'fp32'
+    sure = 0
+    for path in photos:
+        image = cv2.imread(str(path))
+        ((boxes, scores),) = predictor.run([image])
+        with torch.no_grad():
+            wanted, wanted_scores = detector(torch.from_numpy(predictor.recipe.resize(image))[None])
+        scale = np.array([image.shape[1], image.shape[0]] * 2, np.float32) / 300
+        wanted, wanted_scores = wanted[0].numpy() * scale, wanted_scores[0].numpy()
+        assert np.abs(scores - wanted_scores).max() < (1e-4 if exact else 0.7)
+        assert np.abs(scores - wanted_scores).mean() < (1e-6 if exact else 1e-3)
+        chosen = wanted_scores.max(1) > 0.6
+        sure += chosen.sum()
+        assert (scores[chosen].argmax(1) == wanted_scores[chosen].argmax(1)).all()
+        far = np.abs(boxes[chosen] - wanted[chosen]).max(initial=0)
+        assert far < (0.01 if exact else 0.1 * max(image.shape))
+    assert sure > 20
+
+
+def test_the_precision_is_what_it_says(file: Path) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    network = Interpreter(str(file))
+    network.allocate_tensors()
+    kinds = {np.dtype(tensor['dtype']).name for tensor in network.get_tensor_details()}
+    ends = {np.dtype(end['dtype']).name for end in network.get_input_details() + network.get_output_details()}
+    if 'int8' in kinds:
+        assert kinds == {'int8', 'int32', 'uint8'} and ends == {'uint8'}
+        (image,) = network.get_input_details()
+        assert image['quantization'] == (1.0, 0)  # pixels go in as they are
+        assert file.stat().st_size < 6e6
+    else:
+        assert ends == {'float32'} and 'int8' not in kinds
+
+
+def test_what_it_is_stands_in_the_file(file: Path) -> None:
+    backend, text = open_exported(file)
+    assert backend is FORMATS['tflite']
+    manifest = Manifest.from_json(text)
+    with zipfile.ZipFile(file) as inside:
+        assert tuple(inside.read('labels.txt').decode().splitlines()) == manifest.recipe.classes
+    assert b'TFLITE_METADATA' in file.read_bytes() and b'DETECTOR_METADATA' in file.read_bytes()
+
+
+@pytest.mark.skipif(not MEDIAPIPE, reason='MNV2_MEDIAPIPE is not set: the Python of an environment with mediapipe')
+def test_mediapipe_detects_the_same(file: Path, photos: list[Path]) -> None:
+    command = [MEDIAPIPE, str(ROOT / 'tests/mediapipe_detect.py'), str(file), *map(str, photos)]
+    theirs = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    predictor = Predictor.from_file(file)
+    compared = 0
+    for path, found in zip(photos, theirs):
+        ours = predictor([cv2.imread(str(path))])[0]
+        for name, score, box in found:
+            same = ours[ours.labels == predictor.recipe.classes.index(name)]
+            overlap, best = box_iou(torch.tensor([box], dtype=torch.float32), same.bboxes)[0].max(0)
+            assert overlap > 0.9 and abs(same.scores[best] - score) < 0.05
+            compared += 1
+    assert compared > 10
+
+
+def test_a_file_of_another_origin_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / 'other.tflite'
+    path.write_bytes(b'\x1c\x00\x00\x00TFL3' + bytes(100))
+    with pytest.raises(UserError, match=r'other\.tflite'):
+        Predictor.from_file(path)

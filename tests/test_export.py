@@ -293,7 +293,7 @@ def test_a_segmenter_that_resizes_labels_the_pixels_of_the_original(tmp_path):
 
 
 MISTAKES = [
-    (dict(format='tflite'), '--format tflite: allowed are onnx, openvino, pt2'),
+    (dict(format='coreml'), '--format coreml: allowed are onnx, openvino, pt2, tflite'),
     (dict(format='onnx', precision='int4'), '--precision int4: allowed are fp32, bf16, int8'),
     (dict(format='onnx', precision='bf16'), '--precision bf16: not available in onnx files, only in openvino and pt2'),
     (

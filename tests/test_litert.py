@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -37,25 +38,34 @@ def photos(real_data: Path) -> list[Path]:
     return sorted((real_data / 'data/coco/val2017').glob('*.jpg'))[:6]
 
 
-@pytest.fixture(scope='module', params=['fp32', 'int8'])
-def file(request, real_data: Path, photos: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Google's detector, exported."""
-    pytest.importorskip('litert_torch')
-    folder = tmp_path_factory.mktemp(request.param)
+@pytest.fixture(scope='module')
+def weights(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Google's weights where their name finds them."""
+    folder = tmp_path_factory.mktemp('cache')
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('XDG_CACHE_HOME', str(folder))
         place(real_data, folder / 'mnv2_backbone/weights', 'ssdlite-coco')
-        calib = real_data / 'data/coco/train2017' if request.param == 'int8' else None
-        options = ExportOptions('tflite', request.param, calib)
-        export(load_config(CONFIG), WEIGHTS, options, folder / 'model.tflite')
-        model, _ = load_trained(load_config(CONFIG), WEIGHTS)
-        torch.save(Detector(model, (300, 300)), folder / 'torch.pth')
-    return folder / 'model.tflite'
+        yield
 
 
-def test_boxes_and_scores_are_those_of_pytorch(file: Path, photos: list[Path]) -> None:
+@pytest.fixture(scope='module')
+def detector(weights: None) -> Detector:
+    model, _ = load_trained(load_config(CONFIG), WEIGHTS)
+    return Detector(model, (300, 300))
+
+
+@pytest.fixture(scope='module', params=['fp32', 'int8'])
+def file(request, weights: None, real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Google's detector, exported."""
+    pytest.importorskip('litert_torch')
+    path = tmp_path_factory.mktemp(request.param) / 'model.tflite'
+    calib = real_data / 'data/coco/train2017' if request.param == 'int8' else None
+    export(load_config(CONFIG), WEIGHTS, ExportOptions('tflite', request.param, calib), path)
+    return path
+
+
+def test_boxes_and_scores_are_those_of_pytorch(file: Path, detector: Detector, photos: list[Path]) -> None:
     predictor = Predictor.from_file(file)
-    detector = torch.load(file.with_name('torch.pth'), weights_only=False)
     exact = predictor.manifest.precision == 'fp32'
     sure = 0
     for path in photos:

@@ -6,8 +6,10 @@ image_segmenter_metadata}_schema.fbs``, whose fields are named here by their num
 
 import copy
 import io
+import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import flatbuffers
@@ -21,6 +23,15 @@ Fields = Mapping[int, Any]
 _SIGNATURE = 'serving_default'
 
 
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the steps and progress bars that the tools print."""
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        yield
+
+
+@_quietly()
 def convert(network: Any, image: Any) -> bytes:
     """A raw network as the content of a file, whose input and outputs have the names of the network's."""
     import litert_torch
@@ -29,6 +40,7 @@ def convert(network: Any, image: Any) -> bytes:
     return content
 
 
+@_quietly()
 def quantize(content: bytes, images: Sequence[np.ndarray]) -> bytes:
     """In int8, weights for each channel, calibrated with images (1, h, w, 3), uint8; inputs and outputs are uint8."""
     from ai_edge_quantizer import quantizer, recipe

@@ -10,7 +10,7 @@ data = dict(data_root=data_root, metainfo=dict(classes=('RBC', 'WBC', 'Platelets
 
 # Cells are small in their images: a larger input, with anchors that keep their size in pixels.
 input_size = (480, 480)
-# What the first four layers learned from COCO fits any image, and to leave them as they are saves a third of the time.
+# What the first four layers learned from COCO fits any image, and to leave them as they are saves a quarter of the time.
 model = dict(backbone=dict(frozen_stages=2), bbox_head=dict(num_classes=3, anchor_generator=dict(reference_size=300)))
 train_pipeline = _base_.train_pipeline  # noqa: F821 - mmengine provides it
 # Colours tell these cells apart: distorted ones lower the score, which they raise on photos.

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..network.single_shot import flat
 from .backends import Run
 from .network import Detector, Segmenter, label_map
 from .recipe import Manifest, Size
@@ -62,10 +63,6 @@ class RawNetwork(nn.Module):
             return {'logits': network.head(maps).permute(0, 2, 3, 1)}
         classes = network.head.num_classes + (not self.sigmoid)
         scores, codes = network.head(network.neck(maps))
-
-        def flat(levels: Sequence[Tensor], channels: int) -> Tensor:
-            return torch.cat([x.permute(0, 2, 3, 1).reshape(1, -1, channels) for x in levels], 1)
-
         score = flat(scores, classes)
         return {'location': flat(codes, 4), 'score': score if self.sigmoid else score.softmax(-1)[..., :-1]}
 

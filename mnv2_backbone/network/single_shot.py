@@ -181,10 +181,6 @@ class SingleShotHead(BaseDenseHead):
 
     def flatten(self, cls_scores: list[Tensor], bbox_preds: list[Tensor]) -> tuple[Tensor, Tensor]:
         """The outputs of :meth:`forward` as logits (N, anchors, num_classes + 1) and codes (N, anchors, 4), float32."""
-
-        def flat(maps: list[Tensor], channels: int) -> Tensor:
-            return torch.cat([x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, channels) for x in maps], 1).float()
-
         return flat(cls_scores, self.num_classes + 1), flat(bbox_preds, 4)
 
     def _anchors(self, maps: list[Tensor], batch_img_metas: list[dict]) -> Tensor:
@@ -212,6 +208,11 @@ class SingleShotHead(BaseDenseHead):
             labels[i, positive] = gt.labels[match[positive] - 1]
             boxes[i, positive] = gt.bboxes[match[positive] - 1]
         return labels, weights, boxes
+
+
+def flat(maps: Sequence[Tensor], channels: int) -> Tensor:
+    """Maps (N, boxes * channels, h, w) of all levels as (N, anchors, channels), float32."""
+    return torch.cat([x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, channels) for x in maps], 1).float()
 
 
 def _input_size(batch_img_metas: Sequence[dict]) -> Size:

@@ -19,9 +19,12 @@ def tf_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
     top, bottom, y = taps(image.shape[0], height)
     left, right, x = taps(image.shape[1], width)
-    rows = image[top].astype(np.float32)
-    rows += (image[bottom] - rows) * y[:, None, None]
-    result: np.ndarray = rows[:, left] + (rows[:, right] - rows[:, left]) * x[:, None]
+    rows = image.take(top, 0).astype(np.float32)
+    rows += (image.take(bottom, 0) - rows) * y[:, None, None]
+    result, other = rows.take(left, 1), rows.take(right, 1)
+    other -= result
+    other *= x[:, None]
+    result += other
     return result
 
 

@@ -1,6 +1,7 @@
 """Folding: norms and the input's normalization go into the convolutions, padding into their arguments."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -46,6 +47,14 @@ def fold_input(conv: nn.Conv2d, mean: Tensor, std: Tensor) -> None:
     bias = -(weight * mean.view(1, -1, 1, 1)).sum((1, 2, 3))
     conv.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last), requires_grad=False)
     conv.bias = nn.Parameter(bias if conv.bias is None else conv.bias + bias, requires_grad=False)
+
+
+def keep_outputs(conv: nn.Conv2d, group: int, kept: Sequence[int]) -> None:
+    """Keeps some of each group of a convolution's outputs, in this order; in place."""
+    for name in ('weight', 'bias'):
+        chosen = getattr(conv, name).unflatten(0, (-1, group))[:, list(kept)].flatten(0, 1)
+        setattr(conv, name, nn.Parameter(chosen, requires_grad=False))
+    conv.out_channels = len(conv.weight)
 
 
 def settle_padding(model: nn.Module, sample: Tensor) -> None:

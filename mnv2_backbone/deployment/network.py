@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..network.backbone import MobileNetV2
 from ..network.fit import check_meta, load_into
 from ..network.layers import SamePadding
-from .folding import fold_input, fold_norms
+from .folding import fold_input, fold_norms, keep_outputs
 from .recipe import Size, dataset_meta
 
 
@@ -128,6 +128,10 @@ class Detector(nn.Module):
         self.body = ImageBackbone(model.backbone, model.data_preprocessor)
         self.neck: Any = model.neck
         self.head: Any = model.bbox_head
+        if self.head.score_converter == 'sigmoid':  # the background's score is not used
+            for predictor in self.head.cls_convs:
+                keep_outputs(predictor[1], self.head.num_scores, range(self.head.num_classes))
+            self.head.num_scores = self.head.num_classes
         with torch.no_grad():
             maps = self.neck(self.body(torch.zeros(1, *size, 3)))
             sizes = [tuple(x.shape[2:]) for x in maps]
@@ -139,7 +143,7 @@ class Detector(nn.Module):
         return self.decode(self.anchors.expand(codes.shape[0], -1, -1), codes), self.head.scores(logits)
 
     def raw(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images as for :meth:`forward` to logits (N, anchors, classes + 1) and box codes (N, anchors, 4)."""
+        """Images as for :meth:`forward` to logits (N, anchors, num_scores) and box codes (N, anchors, 4)."""
         logits, codes = self.head.flatten(*self.head(self.neck(self.body(images))))
         return logits, codes
 

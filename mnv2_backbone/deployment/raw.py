@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..network.single_shot import flat
 from .backends import Run
+from .folding import keep_outputs
 from .network import Detector, Segmenter, label_map
 from .recipe import Manifest, Size
 
@@ -39,16 +39,12 @@ class RawNetwork(nn.Module):
             )
             return
         for predictor in head.reg_convs:
-            _choose(predictor[1], 4, [1, 0, 3, 2])
-        self.sigmoid = head.score_converter == 'sigmoid'
-        if self.sigmoid:
-            for predictor in head.cls_convs:
-                _choose(predictor[1], head.num_classes + 1, range(head.num_classes))
+            keep_outputs(predictor[1], 4, [1, 0, 3, 2])
         x1, y1, x2, y2 = network.anchors.unbind(1)
         anchors = torch.stack([y1 + y2, x1 + x2, 2 * (y2 - y1), 2 * (x2 - x1)], 1).numpy() / 2
         stds = [head.bbox_coder.stds[i] for i in (1, 0, 3, 2)]
         text = base64.b64encode(anchors.astype('<f4').tobytes()).decode()
-        self.decoding = dict(anchors=text, stds=stds, margin=head.margin, sigmoid=self.sigmoid)
+        self.decoding = dict(anchors=text, stds=stds, margin=head.margin, sigmoid=head.score_converter == 'sigmoid')
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """An image (1, h, w, 3), RGB, 0 to 255.
@@ -61,18 +57,8 @@ class RawNetwork(nn.Module):
         maps = network.body(image)
         if 'anchors' not in self.decoding:
             return {'logits': network.head(maps).permute(0, 2, 3, 1)}
-        classes = network.head.num_classes + (not self.sigmoid)
-        scores, codes = network.head(network.neck(maps))
-        score = flat(scores, classes)
-        return {'location': flat(codes, 4), 'score': score if self.sigmoid else score.softmax(-1)[..., :-1]}
-
-
-def _choose(conv: nn.Conv2d, group: int, chosen: Sequence[int]) -> None:
-    """Keeps some of each group of a convolution's outputs, in this order; in place."""
-    for name in ('weight', 'bias'):
-        kept = getattr(conv, name).data.unflatten(0, (-1, group))[:, list(chosen)].flatten(0, 1)
-        setattr(conv, name, nn.Parameter(kept, requires_grad=False))
-    conv.out_channels = len(conv.weight)
+        score, location = network.head.flatten(*network.head(network.neck(maps)))
+        return {'location': location, 'score': score if self.decoding['sigmoid'] else network.head.scores(score)}
 
 
 class RunRaw:

@@ -68,6 +68,8 @@ class SingleShotHead(BaseDenseHead):
         if test_cfg and test_cfg.get('max_per_img', 1) < 1:
             raise ValueError(f'test_cfg.max_per_img={test_cfg["max_per_img"]}: allowed are integers from 1')
         self.num_classes = num_classes
+        #: Scores of an anchor. Without the background's, which sigmoid scores do not need, for deployment.
+        self.num_scores = num_classes + 1
         self.score_converter = score_converter
         self.prior_generator = MMDET_TASK_UTILS.build(anchor_generator)
         self.bbox_coder = MMDET_TASK_UTILS.build(bbox_coder)
@@ -175,13 +177,13 @@ class SingleShotHead(BaseDenseHead):
         return self.bbox_coder.decode(anchors + shift, codes, max_shape=whole) - shift
 
     def scores(self, logits: Tensor) -> Tensor:
-        """Logits (..., num_classes + 1) to scores (..., num_classes)."""
+        """Logits (..., num_scores) to scores (..., num_classes)."""
         converted = logits.softmax(-1) if self.score_converter == 'softmax' else logits.sigmoid()
-        return converted[..., :-1]
+        return converted[..., : self.num_classes]
 
     def flatten(self, cls_scores: list[Tensor], bbox_preds: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """The outputs of :meth:`forward` as logits (N, anchors, num_classes + 1) and codes (N, anchors, 4), float32."""
-        return flat(cls_scores, self.num_classes + 1), flat(bbox_preds, 4)
+        """The outputs of :meth:`forward` as logits (N, anchors, num_scores) and codes (N, anchors, 4), float32."""
+        return _flat(cls_scores, self.num_scores), _flat(bbox_preds, 4)
 
     def _anchors(self, maps: list[Tensor], batch_img_metas: list[dict]) -> Tensor:
         sizes = [tuple(x.shape[2:]) for x in maps]
@@ -210,7 +212,7 @@ class SingleShotHead(BaseDenseHead):
         return labels, weights, boxes
 
 
-def flat(maps: Sequence[Tensor], channels: int) -> Tensor:
+def _flat(maps: Sequence[Tensor], channels: int) -> Tensor:
     """Maps (N, boxes * channels, h, w) of all levels as (N, anchors, channels), float32."""
     return torch.cat([x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, channels) for x in maps], 1).float()
 

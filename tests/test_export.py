@@ -219,6 +219,18 @@ def test_what_has_to_be_known_is_in_the_file(detector):
     assert recipe.size == (96, 96) and recipe.sampling == 'opencv' and recipe.test_cfg['max_per_img'] == 30
 
 
+@pytest.mark.parametrize('file', [('fp32', 'onnx'), ('int8', 'onnx'), ('fp32', 'onnx', True)])
+def test_an_onnx_file_is_valid_and_names_its_axes(detector, file):
+    model = onnx.load(detector.file(*file))
+    onnx.checker.check_model(model, full_check=True)
+    assert b'File "' not in model.SerializeToString()  # where the exporter came from
+    axes = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in model.graph.input}
+    assert axes == {'images': ['batch', 'height', 'width', 3]}
+    for value in model.graph.output:
+        batch, number = value.type.tensor_type.shape.dim[:2]
+        assert batch.dim_param == 'batch' and number.dim_value > 1
+
+
 def test_tools_run_the_file_as_they_run_the_checkpoint(detector, tmp_path, capsys):
     predictions = {}
     for model in (detector.weights, str(detector.onnx)):

@@ -9,8 +9,9 @@ import json
 import os
 import subprocess
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 from conftest import ROOT, place
 from torchvision.ops import box_iou
 
+from mnv2_backbone.deployment import litert
 from mnv2_backbone.deployment.backends import FORMATS, open_exported
 from mnv2_backbone.deployment.export import ExportOptions, export
 from mnv2_backbone.deployment.network import Detector, load_trained
@@ -56,12 +58,29 @@ def detector(weights: None) -> Detector:
 
 @pytest.fixture(scope='module', params=['fp32', 'int8'])
 def file(request, weights: None, real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Google's detector, exported."""
+    """Google's detector, exported; nms.tflite beside it is the same with NMS inside."""
     pytest.importorskip('litert_torch')
     path = tmp_path_factory.mktemp(request.param) / 'model.tflite'
     calib = real_data / 'data/coco/train2017' if request.param == 'int8' else None
-    export(load_config(CONFIG), WEIGHTS, ExportOptions('tflite', request.param, calib), path)
+    with pytest.MonkeyPatch.context() as patch:
+        for step in ('convert', 'quantize'):  # once for both
+            patch.setattr(litert, step, remembered(getattr(litert, step)))
+        export(load_config(CONFIG), WEIGHTS, ExportOptions('tflite', request.param, calib), path)
+        nms = ExportOptions('tflite', request.param, calib, nms=True)
+        export(load_config(CONFIG), WEIGHTS, nms, path.with_name('nms.tflite'))
     return path
+
+
+def remembered(step: Callable[..., bytes]) -> Callable[..., bytes]:
+    """A step that returns its first result again."""
+    results: list[bytes] = []
+
+    def first(*arguments: Any) -> bytes:
+        if not results:
+            results.append(step(*arguments))
+        return results[0]
+
+    return first
 
 
 def test_boxes_and_scores_are_those_of_pytorch(file: Path, detector: Detector, photos: list[Path]) -> None:
@@ -110,8 +129,49 @@ def test_what_it_is_stands_in_the_file(file: Path) -> None:
     assert b'TFLITE_METADATA' in file.read_bytes() and b'DETECTOR_METADATA' in file.read_bytes()
 
 
+def test_nms_inside_finds_what_nms_outside_finds(file: Path, photos: list[Path]) -> None:
+    inside, predict = Predictor.from_file(file.with_name('nms.tflite')), Predictor.from_file(file)
+    assert inside.manifest.nms and not predict.manifest.nms
+    for path in photos:
+        image = cv2.imread(str(path))
+        (found,), (expected,) = inside([image]), predict([image])
+        sure = expected[expected.scores > 0.3]
+        assert len(sure) and (found.scores > 0.3).sum() == len(sure)
+        for box, score, label in zip(sure.bboxes, sure.scores, sure.labels):
+            same = found[(found.labels == label) & ((found.scores - score).abs() < 1e-4)]
+            # of boxes with equal scores, which are common in int8, either may stay
+            assert box_iou(box[None], same.bboxes).max() > (0.99 if predict.manifest.precision == 'fp32' else 0.6)
+
+
+def test_nms_inside_has_the_outputs_of_sample_programs(file: Path) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    network = Interpreter(str(file.with_name('nms.tflite')))
+    outputs = network.get_output_details()
+    assert [tuple(output['shape']) for output in outputs] == [(1, 100, 4), (1, 100), (1, 100), (1,)]
+    assert all(output['dtype'] == np.float32 for output in outputs)
+    assert set(network.get_signature_list()['serving_default']['outputs']) == {'boxes', 'classes', 'scores', 'count'}
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        ({'model.test_cfg.nms.class_agnostic': True}, 'nms.class_agnostic=True'),
+        ({'model.test_cfg.min_bbox_size': 4}, 'min_bbox_size=4'),
+        ({'model.test_cfg.nms.type': 'soft_nms'}, "nms.type='soft_nms'"),
+    ],
+)
+def test_nms_of_another_kind_is_refused(options: dict[str, Any], words: str, tmp_path: Path) -> None:
+    pytest.importorskip('litert_torch')
+    cfg = load_config(CONFIG, options)
+    with pytest.raises(UserError, match=f'--nms: no tflite file has test_cfg.{words} inside'):
+        export(cfg, WEIGHTS, ExportOptions('tflite', nms=True), tmp_path / 'model.tflite')
+
+
 @pytest.mark.skipif(not MEDIAPIPE, reason='MNV2_MEDIAPIPE is not set: the Python of an environment with mediapipe')
-def test_mediapipe_detects_the_same(file: Path, photos: list[Path]) -> None:
+@pytest.mark.parametrize('name', ['model.tflite', 'nms.tflite'])
+def test_mediapipe_detects_the_same(file: Path, name: str, photos: list[Path]) -> None:
+    file = file.with_name(name)
     command = [MEDIAPIPE, str(ROOT / 'tests/mediapipe_detect.py'), str(file), *map(str, photos)]
     theirs = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     predictor = Predictor.from_file(file)

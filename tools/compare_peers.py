@@ -1,8 +1,8 @@
 """What other libraries' MobileNetV2 reaches when it is trained as ours: the same images, weights, schedule and seeds.
 
-SSDLite configs are compared with MMDetection's SSDLite-MobileNetV2, segmentation configs with the same head on
-MMSegmentation's MobileNetV2. At output strides 8 and 16 that dilates only the first block of a stage, the original all
-but the first.
+SSDLite configs are compared with MMDetection's SSDLite-MobileNetV2 and with our FPNLite, segmentation configs with the
+same head on MMSegmentation's MobileNetV2. At output strides 8 and 16 that dilates only the first block of a stage, the
+original all but the first.
 
     python tools/compare_peers.py configs/ssdlite_mnv2_voc_short.py mnv2://imagenet-1.0 --seeds 0 1 2
     python tools/compare_peers.py configs/deeplabv3lite_mnv2_voc12.py mnv2://imagenet-1.0
@@ -92,9 +92,18 @@ def use_mmdet_and_recipe(cfg: Config, state: State) -> State:
     return use_mmdet(cfg, state)
 
 
+def use_fpnlite(cfg: Config, state: State) -> State:
+    """Puts FPNLite, as it is fine-tuned, into a config of SSDLite."""
+    model = load_config('configs/fpnlite_mnv2_finetune.py').model
+    model.bbox_head.num_classes = cfg.model.bbox_head.num_classes
+    model.backbone.init_cfg = None
+    cfg.model = model
+    return state
+
+
 #: By the scope of the config: what is compared.
 NETWORKS: Mapping[str, Mapping[str, Callable[[Config, State], State]]] = {
-    'mmdet': {'ours': as_it_is, 'mmdet': use_mmdet, 'mmdet-recipe': use_mmdet_and_recipe},
+    'mmdet': {'ours': as_it_is, 'mmdet': use_mmdet, 'mmdet-recipe': use_mmdet_and_recipe, 'fpnlite': use_fpnlite},
     'mmseg': {'ours': as_it_is, 'mmseg': use_mmseg},
 }
 
@@ -148,7 +157,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config of our SSDLite or of the lite segmentation head')
     parser.add_argument('weights', help='the weights that all start from')
-    parser.add_argument('--names', nargs='+', help='some of ours, mmdet, mmdet-recipe, or ours, mmseg (default: all)')
+    parser.add_argument(
+        '--names', nargs='+', help='some of ours, mmdet, mmdet-recipe, fpnlite, or ours, mmseg (default: all)'
+    )
     parser.add_argument('--seeds', nargs='+', type=int, default=[0], help='one run each (default: 0)')
     parser.add_argument('--no-train', action='store_true', help='test the weights as they are')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/peers'), help='default: %(default)s')

@@ -202,7 +202,7 @@ class LiteRT(Backend):
     """LiteRT, and ``.tflite`` files."""
 
     name, precisions, extra = 'litert', (), 'tflite'
-    format, suffix, raw = 'tflite', '.tflite', True
+    format, suffix, has_nms, raw = 'tflite', '.tflite', True, True
     files = {'fp32': ('litert_torch',), 'int8': ('litert_torch', 'ai_edge_quantizer')}
 
     def convert(self, network: Any, image: Any) -> Any:

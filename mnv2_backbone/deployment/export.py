@@ -1,5 +1,6 @@
 """From a config and weights to a file that runs without them."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -119,9 +120,25 @@ def _recipe(cfg: 'Config', options: ExportOptions, meta: Any = None) -> 'Recipe'
         recipe = replace(recipe, size=options.size)
     if recipe.task == 'segment' and options.nms:
         raise UserError('--nms is for detectors, the config has a segmenter')
+    if options.nms:
+        _check_nms(recipe.test_cfg, options)
     if recipe.task == 'detect' and recipe.size is None:
         raise UserError('--input-size H W is needed: the test pipeline does not resize to a fixed size')
     return recipe
+
+
+def _check_nms(test_cfg: Mapping[str, Any], options: ExportOptions) -> None:
+    """That a file of this format can have this NMS inside."""
+    able = dict(type=('nms',), class_agnostic=(False,) if options.backend.raw else (False, True))
+    refused = {
+        f'nms.{name}': value
+        for name, value in test_cfg['nms'].items()
+        if name not in ('iou_threshold', 'split_thr') and value not in able.get(name, ())
+    }
+    if options.backend.raw and (smallest := test_cfg.get('min_bbox_size', -1)) > 0:
+        refused['min_bbox_size'] = smallest
+    for name, value in refused.items():
+        raise UserError(f'--nms: no {options.format} file has test_cfg.{name}={value!r} inside; leave --nms out')
 
 
 def _whole(model: Any, manifest: 'Manifest') -> tuple[Any, Any]:

@@ -23,7 +23,7 @@ from .recipe import Recipe, Size
 #: Candidates for NMS inside the graph if the config sets no limit.
 MOST_CANDIDATES = 1000
 #: Most translations to cache, see :func:`to_onnx`; the version of the cache, to be raised when their content changes.
-_MOST_CACHED, _VERSION = 16, 1
+_MOST_CACHED, _VERSION = 16, 2
 
 
 def bilinear_by_torch(x: Tensor, height: int, width: int, centres: bool) -> Tensor:
@@ -118,17 +118,13 @@ def free_padding(segmenter: Segmenter) -> None:
 class WholeDetector(nn.Module):
     """A detector for export, with resizing and maybe NMS inside; the network is changed in place."""
 
-    inputs = ('pictures',)
+    inputs = ('images',)
 
     def __init__(self, detector: Detector, recipe: Recipe, nms: bool) -> None:
         super().__init__()
         settle_padding(detector, torch.zeros(1, *detector.size, 3))
         self.detector, self.sampling, self.nms = detector, recipe.sampling, nms
         self.test_cfg: Mapping[str, Any] = recipe.test_cfg
-        options = dict(type='nms', iou_threshold=0, class_agnostic=False, split_thr=0)
-        for name, value in (recipe.test_cfg['nms'] if nms else {}).items():
-            if name not in options or (name == 'type' and value != 'nms'):
-                raise ValueError(f'--nms: a file cannot have test_cfg.nms.{name}={value!r} inside; leave --nms out')
         self.outputs = ('boxes', 'scores', 'labels') if nms else ('boxes', 'scores')
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -175,7 +171,7 @@ class WholeDetector(nn.Module):
 class WholeSegmenter(nn.Module):
     """A segmenter for export, with resizing inside if the recipe resizes; the network is changed in place."""
 
-    inputs = ('pictures',)
+    inputs = ('images',)
     outputs = ('labels',)
 
     def __init__(self, segmenter: Segmenter, recipe: Recipe) -> None:
@@ -244,6 +240,7 @@ def to_onnx(program: torch.export.ExportedProgram, names: dict[str, Any] | None 
         **(names or {}),
     )
     model = translated.model_proto
+    _tidy(model)
     try:
         with whole_file(path) as draft:
             draft.write_bytes(model.SerializeToString())
@@ -252,6 +249,19 @@ def to_onnx(program: torch.export.ExportedProgram, names: dict[str, Any] | None 
     except OSError as error:  # a full disk, or a folder that cannot be written: only the next time is slower
         print_log(f'the translated graph is not kept for the next time: {error}', 'current', logging.WARNING)
     return model
+
+
+def _tidy(model: Any) -> None:
+    """Names the axes of unknown size, in place, and removes the exporter's notes on the code behind each node."""
+    graph = model.graph
+    free = [axis.dim_param for axis in graph.input[0].type.tensor_type.shape.dim]
+    names = dict(zip(free, ('batch', 'height', 'width')))
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param:  # and not a number, which this would replace
+                axis.dim_param = names.get(axis.dim_param, axis.dim_param)
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del part.metadata_props[:]
 
 
 def _fingerprint(program: torch.export.ExportedProgram, names: Any) -> str:

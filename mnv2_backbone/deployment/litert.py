@@ -16,6 +16,7 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from .postprocess import OUTPUTS, append_nms
 from .raw import RunRaw
 from .recipe import Manifest
 
@@ -98,8 +99,10 @@ def _uint8(model: Any, inner: int, first: bool) -> int:
 
 
 def with_metadata(content: bytes, manifest: Manifest, key: str) -> bytes:
-    """Adds our metadata, under ``key``, and MediaPipe's, with the names of the classes in a file inside the file."""
+    """Adds NMS if the manifest says so, and metadata: ours under ``key``, MediaPipe's, a file of the classes' names."""
     model = _unpacked(content)
+    if manifest.nms:
+        append_nms(model, manifest)
     for name, data in ((key, manifest.to_json().encode()), ('TFLITE_METADATA', _mediapipe(model, manifest))):
         model.buffers.append(schema.BufferT(np.frombuffer(data, np.uint8)))
         entry = schema.MetadataT(name, len(model.buffers) - 1)
@@ -144,9 +147,20 @@ def _mediapipe(model: Any, manifest: Manifest) -> bytes:
         4: [{0: np.int8(1), 1: {0: [0.0], 1: [1.0]}}],  # values as they are
         5: {0: [255.0], 1: [0.0]},
     }
+    values, ends = {0: np.int8(1), 1: {}}, {0: 2, 1: 2}
+    customs = []
     if recipe.task == 'segment':
-        outputs = [{0: 'logits', 3: {0: np.int8(1), 1: {}}, 6: [labels]}]
-        name, options = 'SEGMENTER_METADATA', {0: np.int8(2)}  # softmax
+        outputs = [{0: 'logits', 3: values, 6: [labels]}]
+        customs = [{0: 'SEGMENTER_METADATA', 1: _table({0: np.int8(2)}, b'V001')}]  # softmax
+    elif manifest.nms:
+        box = {0: np.int8(3), 1: {0: np.array([1, 0, 3, 2], np.uint32), 1: np.int8(1)}, 2: ends}
+        described = {
+            'boxes': {0: 'location', 3: box},
+            'classes': {0: 'category', 3: {**values, 2: ends}, 6: [{**labels, 2: np.int8(3)}]},
+            'scores': {0: 'score', 3: {**values, 2: ends}},
+            'count': {0: 'number of detections', 3: values},
+        }
+        outputs = [described[output] for output in OUTPUTS]
     else:
         anchors = RunRaw(manifest).anchors / np.array(recipe.size * 2, np.float32)  # type: ignore[operator]
         boxes = [{0: float(x), 1: float(y), 2: float(w), 3: float(h)} for y, x, h, w in anchors]
@@ -162,13 +176,12 @@ def _mediapipe(model: Any, manifest: Manifest) -> bytes:
             9: scales[2],
         }
         options = {1: {0: {0: boxes}}, 2: {**coding, 10: True, 11: bool(decoding['sigmoid'])}}
-        name, both = 'DETECTOR_METADATA', {0: 2, 1: 2}
-        box = {0: np.int8(3), 1: {0: np.arange(4, dtype=np.uint32), 1: np.int8(1)}, 2: both}
-        score = {0: np.int8(1), 1: {}, 2: both}
-        described = {'location': {0: 'location', 3: box}, 'score': {0: 'score', 3: score, 6: [labels]}}
+        customs = [{0: 'DETECTOR_METADATA', 1: _table(options, b'V001')}]
+        box = {0: np.int8(3), 1: {0: np.arange(4, dtype=np.uint32), 1: np.int8(1)}, 2: ends}
+        score = {0: 'score', 3: {**values, 2: ends}, 6: [labels]}
+        described = {'location': {0: 'location', 3: box}, 'score': score}
         outputs = [described[output] for output in output_names(model)]
-    custom = {0: name, 1: _table(options, b'V001')}
-    graph = {2: [image], 3: outputs, 9: [custom]}
+    graph = {2: [image], 3: outputs, **({9: customs} if customs else {})}
     return _table({0: 'mnv2_backbone', 3: [graph], 7: '1.0.0'}, b'M001')
 
 

@@ -70,15 +70,19 @@ class RunRaw:
     resizes = True
 
     def __init__(self, manifest: Manifest, run: Run | None = None) -> None:
-        self.run, self.recipe = run, manifest.recipe
+        self.run, self.recipe, self.nms = run, manifest.recipe, manifest.nms
         self.decoding: Mapping[str, Any] = manifest.decoding or {}
         if 'anchors' in self.decoding:
             self.anchors = np.frombuffer(base64.b64decode(self.decoding['anchors']), '<f4').reshape(-1, 4)
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
-        """Boxes (anchors, 4) in pixels of each image and scores (anchors, classes), or the label map (H, W)."""
+        """Of each image boxes (anchors, 4) in its pixels and scores (anchors, classes), or the label map (H, W).
+
+        From a file with NMS inside boxes (n, 4), scores (n,) and labels (n,).
+        """
         assert self.run is not None, 'made for prepare() alone'
-        finish = self._boxes if 'anchors' in self.decoding else self._labels
+        detects = self._detections if self.nms else self._boxes
+        finish = detects if 'anchors' in self.decoding else self._labels
         return [finish(self.run(self.prepare(image)), image.shape[:2]) for image in images]
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
@@ -112,6 +116,13 @@ class RunRaw:
         corners = [np.clip(x, low, high)[:, ::-1] for x in (centres - halves, centres + halves)]
         scale = np.array([shape[1] / width, shape[0] / height] * 2, np.float32)
         return np.concatenate(corners, 1) * scale, scores
+
+    def _detections(self, outputs: Sequence[np.ndarray], shape: Sequence[int]) -> tuple[np.ndarray, ...]:
+        boxes, labels, (count,), scores = outputs  # in the order of their names
+        sides = np.array([shape[1], shape[0]] * 2, np.float32)
+        found = slice(int(count))
+        corners = np.clip(boxes[0][found][:, [1, 0, 3, 2]], 0, 1) * sides
+        return corners, scores[0, found], labels[0, found].astype(np.int64)
 
     def _labels(self, outputs: Sequence[np.ndarray], shape: Sequence[int]) -> tuple[np.ndarray, ...]:
         logits = torch.from_numpy(outputs[0]).permute(0, 3, 1, 2)

@@ -6,6 +6,7 @@ import json
 import pickle
 import resource
 import runpy
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ import openvino
 from toy.dataset import write_toy_dataset
 from toy.scene import CLASSES
 
+from mnv2_backbone.deployment.backends import FORMATS
 from mnv2_backbone.deployment.export import ExportOptions, export
 from mnv2_backbone.deployment.predictor import Predictor
 from mnv2_backbone.errors import UserError
@@ -88,9 +90,9 @@ def detector(tmp_path_factory):
         """Exports once in this process."""
         wish = ExportOptions(format, precision, toy / 'train' if precision == 'int8' else None, nms)
         if wish not in built.files:
-            out = folder / f'{format}_{precision}_{nms}{dict(onnx=".onnx", openvino=".xml", pt2=".pt2")[format]}'
+            out = folder / f'{format}_{precision}_{nms}{FORMATS[format].suffix}'
             cfg = load_config(built.config, {**DETECTOR, 'data_root': str(toy)})
-            with graph_of(built.files.get(ExportOptions('onnx', nms=nms)) if format != 'pt2' else None):
+            with graph_of(built.files.get(ExportOptions('onnx', nms=nms)) if format in ('onnx', 'openvino') else None):
                 export(cfg, built.weights, wish, out)
             built.files[wish] = out
         return built.files[wish]
@@ -314,7 +316,7 @@ MISTAKES = [
     ),
     (dict(format='onnx', precision='int8'), '--precision int8 needs --calib'),
     (dict(format='onnx', calib=Path('x')), '--calib is for --precision int8'),
-    (dict(format='pt2', nms=True), '--nms: only onnx and openvino files have NMS inside; for pt2 it runs outside'),
+    (dict(format='pt2', nms=True), '--nms: only onnx, openvino, tflite files have NMS inside; for pt2 it runs outside'),
     (dict(format='onnx', size=(0, 300)), '--input-size 0 300: allowed are'),
 ]
 
@@ -362,6 +364,23 @@ def test_a_missing_library_is_named_with_the_extra_that_has_it(monkeypatch):
     monkeypatch.setattr('mnv2_backbone.deployment.backends.find_spec', lambda name: None)
     with pytest.raises(UserError, match='--format openvino needs .*openvino: pip install "mnv2_backbone.export."'):
         ExportOptions('openvino')
+
+
+def test_ncnn_files_find_what_the_model_finds_and_belong_together(detector, tmp_path):
+    path = detector.file('fp32', 'ncnn')
+    for picture in detector.pictures:
+        (found,), (wanted,) = Predictor.from_file(path)([picture]), detector.predict([picture])
+        same_objects(found, wanted, 1e-3)
+    for suffix in ('.param', '.bin', '.json'):
+        shutil.copy(path.with_suffix(suffix), tmp_path / f'copy{suffix}')
+    for suffix in ('.bin', '.json'):
+        (tmp_path / f'copy{suffix}').unlink()
+        with pytest.raises(UserError, match=rf'copy\{suffix} does not exist: it belongs to .*copy\.param'):
+            Predictor.from_file(tmp_path / 'copy.param')
+        shutil.copy(path.with_suffix(suffix), tmp_path / f'copy{suffix}')
+    (tmp_path / 'copy.param').write_text('7767517\n')
+    with pytest.raises(UserError, match=r'copy\.param cannot be loaded by ncnn'):
+        Predictor.from_file(tmp_path / 'copy.param')([detector.pictures[0]])
 
 
 def test_files_of_others_and_damaged_ones_are_refused(detector, tmp_path):

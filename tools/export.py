@@ -1,7 +1,8 @@
-"""Writes a detector or segmenter as a file that ONNX Runtime, OpenVINO or PyTorch runs without its config.
+"""Writes a detector or segmenter as a file for ONNX Runtime, OpenVINO, PyTorch, LiteRT or ncnn; it needs no config.
 
 The file takes images (N, H, W, 3), BGR, uint8, of any number and size, and returns boxes and scores in their pixels, or
-label maps. Classes, sizes and thresholds are in it. tools/infer.py and tools/test.py take it in place of weights.
+label maps; .tflite and ncnn files take one image of a fixed size, see docs/deploy.md. Classes, sizes and thresholds are
+in the file. tools/infer.py and tools/test.py take it in place of weights.
 """
 
 import argparse
@@ -33,7 +34,7 @@ def main() -> int:
         metavar=('H', 'W'),
         help="size that images are resized to (default: config's)",
     )
-    parser.add_argument('--out', type=Path, metavar='FILE', help='default: ./CONFIG.onnx, .xml or .pt2')
+    parser.add_argument('--out', type=Path, metavar='FILE', help='default: ./CONFIG with the suffix of the format')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
     args = parser.parse_args()
     size = tuple(args.input_size) if args.input_size else None
@@ -46,7 +47,9 @@ def main() -> int:
 
         read_weights_only_everywhere()
         export(load_config(args.config, args.cfg_options), args.weights, options, out)
-    print(f'{out}: {options.precision}, {out.stat().st_size / 2**20:.1f} MiB')
+    files = [out, *map(out.with_suffix, options.backend.companions)]
+    size = sum(file.stat().st_size for file in files) / 2**20
+    print(f'{", ".join(map(str, files))}: {options.precision}, {size:.1f} MiB')
     return 0
 
 

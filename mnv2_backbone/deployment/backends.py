@@ -31,8 +31,7 @@ class Backend:
     Attributes:
         name, precisions: As an engine of :func:`mnv2_backbone.deploy`, and the precisions in which that computes.
         libraries: What has to be installed for that, beside PyTorch.
-        format, suffix, companion: Its name as a file format, and the suffixes of the file and of a second one beside
-            it.
+        format, suffix, companions: Its name as a file format, and the suffixes of the file and of others beside it.
         files: The libraries to write files of each precision.
         has_nms: Whether its files may have NMS inside.
         raw: Whether it takes a :class:`mnv2_backbone.deployment.raw.RawNetwork`: an image of a fixed size in, nothing
@@ -45,7 +44,7 @@ class Backend:
     libraries: ClassVar[tuple[str, ...]] = ()
     format: ClassVar[str] = ''
     suffix: ClassVar[str] = ''
-    companion: ClassVar[str] = ''
+    companions: ClassVar[tuple[str, ...]] = ()
     files: ClassVar[dict[str, tuple[str, ...]]] = {}
     has_nms: ClassVar[bool] = False
     raw: ClassVar[bool] = False
@@ -110,7 +109,7 @@ class OpenVINO(Backend):
     """OpenVINO, and ``.xml`` files with a ``.bin`` beside them."""
 
     name, precisions, libraries = 'openvino', ('fp32', 'bf16'), ('onnx', 'onnxscript', 'openvino')
-    format, suffix, companion, has_nms = 'openvino', '.xml', '.bin', True
+    format, suffix, companions, has_nms = 'openvino', '.xml', ('.bin',), True
     files = {**dict.fromkeys(('fp32', 'bf16'), libraries), 'int8': (*libraries, 'nncf')}
 
     def convert(self, program: Any, names: Any = None) -> Any:
@@ -135,8 +134,6 @@ class OpenVINO(Backend):
         openvino.save_model(graph, path, compress_to_fp16=False)
 
     def read_manifest(self, path: Path) -> str | None:
-        if not path.with_suffix('.bin').is_file():
-            raise UserError(f'{path.with_suffix(".bin")} does not exist: the weights that belong to {path}')
         found = ElementTree.parse(path).find(f'rt_info/{KEY}')
         return None if found is None else found.get('value')
 
@@ -247,6 +244,33 @@ class LiteRT(Backend):
         return run
 
 
+class Ncnn(Backend):
+    """ncnn, and ``.param`` files with a ``.bin`` and, for what ncnn does not know of, a ``.json`` beside them."""
+
+    name, precisions, extra = 'ncnn', (), 'ncnn'
+    format, suffix, companions, raw = 'ncnn', '.param', ('.bin', '.json'), True
+    files = {'fp32': ('ncnn', 'onnx', 'onnxscript', 'pnnx')}
+
+    def convert(self, network: Any, image: Any) -> Any:
+        from .ncnn import convert
+
+        return convert(network, image)
+
+    def write(self, graph: Any, path: Path, manifest: str) -> None:
+        param, weights = graph
+        path.write_text(param)
+        path.with_suffix('.bin').write_bytes(weights)
+        path.with_suffix('.json').write_text(manifest)
+
+    def read_manifest(self, path: Path) -> str | None:
+        return path.with_suffix('.json').read_text()
+
+    def load(self, source: Any, precision: str, threads: int | None) -> Run:
+        from .ncnn import load
+
+        return load(source, source.with_suffix('.bin'), threads)
+
+
 class Eager(Backend):
     """PyTorch as it is; it takes a network, not a graph."""
 
@@ -255,7 +279,7 @@ class Eager(Backend):
 
 #: The fastest first: in float32 at one thread ONNX Runtime takes three quarters of TorchInductor's time, in bfloat16
 #: OpenVINO takes half of it.
-BACKENDS: tuple[Backend, ...] = (OnnxRuntime(), OpenVINO(), Inductor(), Eager(), LiteRT())
+BACKENDS: tuple[Backend, ...] = (OnnxRuntime(), OpenVINO(), Inductor(), Eager(), LiteRT(), Ncnn())
 #: Those that write files, by the name of the format.
 FORMATS = {backend.format: backend for backend in BACKENDS if backend.format}
 _BY_SUFFIX = {backend.suffix: backend for backend in FORMATS.values()}
@@ -299,6 +323,9 @@ def open_exported(path: Path) -> tuple[Backend, str]:
     if not path.is_file():
         raise UserError(f'{path} does not exist')
     backend = _BY_SUFFIX[path.suffix]
+    for companion in map(path.with_suffix, backend.companions):
+        if not companion.is_file():
+            raise UserError(f'{companion} does not exist: it belongs to {path}')
     text = explain(path, backend, lambda: backend.read_manifest(path))
     if not text:
         raise UserError(f'{path} has no classes and sizes in it: it was not written by mnv2 export, which adds them')

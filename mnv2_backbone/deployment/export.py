@@ -43,7 +43,7 @@ class ExportOptions:
         if lacking := missing(self.backend.files[self.precision]):
             raise UserError(f'--format {self.format} needs {", ".join(lacking)}: {EXTRA.format(self.backend.extra)}')
         if self.nms and not self.backend.has_nms:
-            having = ' and '.join(name for name, backend in FORMATS.items() if backend.has_nms)
+            having = ', '.join(name for name, backend in FORMATS.items() if backend.has_nms)
             raise UserError(f'--nms: only {having} files have NMS inside; for {self.format} it runs outside')
         if self.precision == 'int8' and self.calib is None:
             raise UserError('--precision int8 needs --calib FOLDER: about 100 images like those it will be used on')
@@ -61,8 +61,11 @@ class ExportOptions:
 def export(cfg: 'Config', weights: str, options: ExportOptions, out: Path) -> 'Manifest':
     """Writes a detector or segmenter as one file, from images to boxes and scores or label maps; returns its metadata.
 
-    The file (for OpenVINO with its ``.bin``) appears when it is complete and has been loaded and run. ``weights`` is a
-    checkpoint's path or an ``mnv2://`` name. Raises :class:`UserError` for something that the user can change.
+    The file (for OpenVINO and ncnn with those beside it) appears when it is complete and has been loaded and run.
+    ``weights`` is a checkpoint's path or an ``mnv2://`` name.
+
+    Raises:
+        UserError: Something that the user can change: a config that cannot be deployed, weights that do not fit ...
     """
     import numpy as np
     import torch
@@ -81,8 +84,8 @@ def export(cfg: 'Config', weights: str, options: ExportOptions, out: Path) -> 'M
     images = read_images(options.calib) if options.calib else []
     with ExitStack() as drafts:
         place = drafts.enter_context(whole_file(out))
-        if backend.companion:
-            drafts.enter_context(whole_file(out.with_suffix(backend.companion)))
+        for suffix in backend.companions:
+            drafts.enter_context(whole_file(out.with_suffix(suffix)))
         model, meta = load_trained(cfg, weights)
         manifest = Manifest(_recipe(cfg, options, meta), options.precision, options.nms)
         try:

@@ -44,7 +44,7 @@ class Predictor:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], threads: int | None = None) -> 'Predictor':
-        """Loads a file (.onnx, .xml or .pt2) that ``mnv2 export`` wrote; it needs no config.
+        """Loads a file (.onnx, .xml, .pt2, .tflite or .param) that ``mnv2 export`` wrote; it needs no config.
 
         A .pt2 file holds machine code: run files of your own only. ``threads``: the runtime's default if None.
 

@@ -173,7 +173,7 @@ class DeepLabHead(LiteHead):
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Maps (N, C, h, w) to logits (N, num_classes, h, w) at the size of the last map, or of the skip's."""
         *finer, x = self._transform_inputs(inputs)
-        pooled = F.interpolate(self.image_pool(F.adaptive_avg_pool2d(x, 1)), x.shape[2:], mode='nearest')
+        pooled = F.interpolate(self.image_pool(x.mean((2, 3), keepdim=True)), x.shape[2:], mode='nearest')
         y = self.project(torch.cat([pooled, *(getattr(self, name)(x) for name in self.branches)], 1))
         for low in finer:
             y = self.refine(torch.cat([self._resize(y, low.shape[2:]), self.skip(low)], 1))

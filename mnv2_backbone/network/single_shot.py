@@ -156,12 +156,20 @@ class SingleShotHead(BaseDenseHead):
                 scores, cfg.score_thr, limit, dict(code=code, anchors=anchors)
             )
             height, width = meta['img_shape'][:2]
-            boxes = self.decode(kept['anchors'], kept['code'], (height, width))
             # mmcv keeps classes apart by moving their boxes, which works for coordinates from 0
-            ends = boxes.new_tensor([width, height] * 2)
+            ends = codes.new_tensor([width, height] * 2)
             shift = ends * self.margin if with_nms else torch.zeros_like(ends)
-            found = InstanceData(bboxes=boxes + shift, scores=top, labels=classes)
-            found = self._bbox_post_process(found, cfg, rescale, with_nms, meta)
+            # A box is only ever suppressed by higher-scoring ones: the rest waits until too few of these remain.
+            taken, wanted = len(top), cfg.get('max_per_img', -1)
+            if with_nms and wanted > 0 and cfg.nms.get('type', 'nms') == 'nms':
+                taken = min(taken, 4 * wanted)
+            while True:
+                boxes = self.decode(kept['anchors'][:taken], kept['code'][:taken], (height, width))
+                found = InstanceData(bboxes=boxes + shift, scores=top[:taken], labels=classes[:taken])
+                found = self._bbox_post_process(found, cfg, rescale, with_nms, meta)
+                if taken == len(top) or len(found) >= wanted:
+                    break
+                taken = min(len(top), 4 * taken)
             if self.margin and with_nms:
                 scale = ends.new_tensor(meta['scale_factor'] if rescale else (1.0, 1.0)).repeat(2)
                 found.bboxes = (found.bboxes - shift / scale).clamp(min=0).minimum(ends / scale)

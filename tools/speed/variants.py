@@ -10,7 +10,11 @@ FORMS = {
     'deployed': ('', ('fp32', 'bf16')),
     'onnxruntime': ('onnx', ('fp32', 'int8')),
     'openvino': ('openvino', ('fp32', 'bf16', 'int8')),
+    'litert': ('tflite', ('fp32', 'int8')),
+    'ncnn': ('ncnn', ('fp32',)),
 }
+#: Those whose files hold whole models only.
+WHOLE = ('litert', 'ncnn')
 NAMES = ('ours-trained', *(f'ours-{form}' for form in FORMS), 'torchvision', 'timm', 'mmdet', 'mmseg')
 _OURS = 'speed.ours'
 
@@ -67,6 +71,7 @@ def variants(task: str, device: str) -> list[Variant]:
     fast = [
         Variant(task, f'ours-{form}', precision, f'{_OURS}:{_function(task, format)}', dict(task=task, format=format))
         for form, (format, precisions) in FORMS.items()
+        if task != 'backbone' or form not in WHOLE
         for precision in precisions
     ]
     return [trained, *fast, *peers]

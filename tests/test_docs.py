@@ -213,11 +213,24 @@ def is_alone(block: Block) -> bool:
     return any(f'import {library}' in block.text for library in ALONE)
 
 
-@each(lambda block: block in PROGRAMS and not is_alone(block) and 'mediapipe' not in block.text)
+def needs_tflite(block: Block) -> bool:
+    return '.tflite' in block.text
+
+
+@each(lambda block: block in PROGRAMS and not is_alone(block) and not needs_tflite(block))
 def test_a_program_runs_and_prints_what_the_page_says(block, stand_in, capsys):
     run(block)
     wanted = printed_by(block)
     assert wanted is None or capsys.readouterr().out == wanted
+
+
+def test_the_program_for_boards_runs(stand_in, capsys):
+    pytest.importorskip('litert_torch')
+    (block,) = [block for block in PROGRAMS if needs_tflite(block) and 'mediapipe' not in block.text]
+    cfg = load_config('configs/ssdlite_mnv2_coco_tf.py')
+    export(cfg, 'mnv2://ssdlite-coco', ExportOptions('tflite', nms=True), Path('board.tflite'))
+    assert run(block)['found']['boxes'].shape[::2] == (1, 4)
+    assert re.search(r'^\d+ 0\.\d+ \[0\.\d+, ', capsys.readouterr().out, re.M)
 
 
 def test_exported_files_run_in_programs_without_this_package(stand_in, capsys):

@@ -23,10 +23,11 @@ from mmdet.structures import DetDataSample
 from mmseg.apis import MMSegInferencer, inference_model, init_model
 
 from mnv2_backbone.deployment.deploy import deploy
-from mnv2_backbone.deployment.export import _whole
+from mnv2_backbone.deployment.export import ExportOptions, _whole, check_nms
 from mnv2_backbone.deployment.network import Detector
 from mnv2_backbone.deployment.predictor import Predictor, suppress
 from mnv2_backbone.deployment.recipe import Manifest, Recipe, dataset_meta
+from mnv2_backbone.errors import UserError
 from mnv2_backbone.training.options import load_config
 
 SMALLER = {'ssdlite_mnv2_coco_small.py': {'test_dataloader.dataset.pipeline.1.scale': (320, 320)}}
@@ -210,9 +211,10 @@ def test_every_option_of_test_cfg_is_obeyed_or_refused(small, nms, min_bbox_size
     recipe = Recipe(recipe.task, recipe.classes, recipe.palette, recipe.size, recipe.sampling, options)
     unknown = set(nms) - {'type', 'iou_threshold', 'class_agnostic', 'split_thr'}
     if unknown or nms['type'] != 'nms':
-        with pytest.raises(ValueError, match=f'--nms: a file cannot have test_cfg.nms.{min(unknown, default="type")}'):
-            graph(model, recipe, image, nms=True)
+        with pytest.raises(UserError, match=f'--nms: no onnx file has test_cfg.nms.{min(unknown, default="type")}'):
+            check_nms(options, ExportOptions('onnx', nms=True))
     else:
+        check_nms(options, ExportOptions('onnx', nms=True))
         boxes, scores, labels = graph(model, recipe, image, nms=True)
         real = scores > 0
         agree(type(wanted)(bboxes=boxes[real], scores=scores[real], labels=labels[real]), wanted)

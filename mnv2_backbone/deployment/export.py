@@ -124,14 +124,14 @@ def _recipe(cfg: 'Config', options: ExportOptions, meta: Any = None) -> 'Recipe'
     if recipe.task == 'segment' and options.nms:
         raise UserError('--nms is for detectors, the config has a segmenter')
     if options.nms:
-        _check_nms(recipe.test_cfg, options)
+        check_nms(recipe.test_cfg, options)
     if recipe.task == 'detect' and recipe.size is None:
         raise UserError('--input-size H W is needed: the test pipeline does not resize to a fixed size')
     return recipe
 
 
-def _check_nms(test_cfg: Mapping[str, Any], options: ExportOptions) -> None:
-    """That a file of this format can have this NMS inside."""
+def check_nms(test_cfg: Mapping[str, Any], options: ExportOptions) -> None:
+    """Raises :class:`UserError` if no file of this format can have the NMS of a head's ``test_cfg`` inside."""
     able = dict(type=('nms',), class_agnostic=(False,) if options.backend.raw else (False, True))
     refused = {
         f'nms.{name}': value

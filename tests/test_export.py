@@ -83,7 +83,7 @@ def detector(tmp_path_factory):
     built.toy, built.onnx = toy, folder / 'detector.onnx'
     done = tool('export', built.config, built.weights, '--out', built.onnx, *built.options)
     assert done.returncode == 0, done.stderr
-    built.pictures = [cv2.imread(str(path)) for path in sorted((toy / 'val').glob('*.jpg'))]
+    built.images = [cv2.imread(str(path)) for path in sorted((toy / 'val').glob('*.jpg'))]
     built.files = {ExportOptions('onnx'): built.onnx}
 
     def file(precision, format='onnx', nms=False):
@@ -116,9 +116,9 @@ def tool(name, *arguments, **options):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **options)
 
 
-def raw(path, picture):
+def raw(path, image):
     """Boxes and scores before they are thinned out."""
-    return Predictor.from_file(path).run.run(picture[None])[:2]
+    return Predictor.from_file(path).run.run(image[None])[:2]
 
 
 def same_objects(found, wanted, atol):
@@ -130,28 +130,28 @@ def same_objects(found, wanted, atol):
     assert near.any(0).float().mean() > 0.9
 
 
-def test_a_file_finds_what_the_model_finds_in_pictures_of_any_size_and_number(detector):
+def test_a_file_finds_what_the_model_finds_in_images_of_any_size_and_number(detector):
     exported = Predictor.from_file(detector.onnx)
-    shapes = {picture.shape for picture in detector.pictures}
+    shapes = {image.shape for image in detector.images}
     assert len(shapes) > 1
-    for picture, found in zip(detector.pictures, exported(detector.pictures)):
-        same_objects(found, detector.predict([picture])[0], atol=2e-3)  # the resizing may differ by 1 of 255
-    first = detector.pictures[0]
+    for image, found in zip(detector.images, exported(detector.images)):
+        same_objects(found, detector.predict([image])[0], atol=2e-3)  # the resizing may differ by 1 of 255
+    first = detector.images[0]
     small = cv2.resize(first, (96, 96))  # nothing to resize: only the arithmetic differs
     together = exported([small, small[::-1].copy(), small])
     assert torch.equal(together[0].bboxes, together[2].bboxes)
-    for picture, found in zip([small, small[::-1].copy()], together):
-        same_objects(found, detector.predict([picture])[0], atol=1e-4)
+    for image, found in zip([small, small[::-1].copy()], together):
+        same_objects(found, detector.predict([image])[0], atol=1e-4)
 
 
 def test_every_format_and_precision_is_near_float32(detector):
-    picture = detector.pictures[0]
-    boxes, scores = raw(detector.onnx, picture)
+    image = detector.images[0]
+    boxes, scores = raw(detector.onnx, image)
     nearness = {}
     for format, precision in (('openvino', 'bf16'), ('pt2', 'fp32'), ('onnx', 'int8')):
         path = detector.file(precision, format)
         assert Predictor.from_file(path).manifest.precision == precision
-        other = raw(path, picture)
+        other = raw(path, image)
         nearness[format, precision] = float(np.abs(other[1] - scores).max())
         assert np.quantile(np.abs(other[0] - boxes), 0.95) < {'fp32': 0.01, 'bf16': 4, 'int8': 12}[precision]
     assert nearness['pt2', 'fp32'] < 1e-3
@@ -160,12 +160,12 @@ def test_every_format_and_precision_is_near_float32(detector):
     assert rounded == multiplies_bfloat16('cpu') and nearness['openvino', 'bf16'] < 0.05
     assert 1e-5 < nearness['onnx', 'int8'] < 0.2
     compiled = Predictor.from_file(detector.file('fp32', 'pt2'))
-    planes = [np.ascontiguousarray(picture.transpose(2, 0, 1)) for picture in detector.pictures]
-    for plane, want in zip(planes, Predictor.from_file(detector.onnx)(detector.pictures)):
+    planes = [np.ascontiguousarray(image.transpose(2, 0, 1)) for image in detector.images]
+    for plane, want in zip(planes, Predictor.from_file(detector.onnx)(detector.images)):
         same_objects(compiled([plane.transpose(1, 2, 0)])[0], want, atol=1e-3)  # whatever the order in memory
 
 
-def test_int8_is_per_channel_and_leaves_pictures_and_boxes_alone(detector):
+def test_int8_is_per_channel_and_leaves_images_and_boxes_alone(detector):
     graph = onnx.load(detector.file('int8')).graph
     makers = {output: node for node in graph.node for output in node.output}
     sizes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
@@ -185,10 +185,10 @@ def test_nms_inside_a_file_finds_what_nms_after_it_finds(detector, format):
     detector.file('fp32', 'onnx', nms=True)
     inside, outside = Predictor.from_file(detector.file('fp32', format, nms=True)), Predictor.from_file(detector.onnx)
     assert inside.manifest.nms and not outside.manifest.nms
-    for got, want in zip(inside(detector.pictures), outside(detector.pictures)):
+    for got, want in zip(inside(detector.images), outside(detector.images)):
         same_objects(got, want, atol=1e-4)
-    two = [detector.pictures[0], detector.pictures[0][:, ::-1].copy()]
-    assert [len(found) for found in inside(two)] == [len(inside([picture])[0]) for picture in two]
+    two = [detector.images[0], detector.images[0][:, ::-1].copy()]
+    assert [len(found) for found in inside(two)] == [len(inside([image])[0]) for image in two]
 
 
 def test_nms_inside_a_file_may_have_fewer_candidates_than_its_limits(detector, tmp_path):
@@ -196,13 +196,13 @@ def test_nms_inside_a_file_may_have_fewer_candidates_than_its_limits(detector, t
     small = {'data_root': str(detector.toy), 'test_dataloader.dataset.pipeline.1.scale': (32, 32)}
     cfg = load_config(detector.config, {**DETECTOR, **limits, **small})
     export(cfg, detector.weights, ExportOptions('onnx', nms=True), tmp_path / 'few.onnx')
-    (found,) = Predictor.from_file(tmp_path / 'few.onnx')(detector.pictures[:1])
-    (expected,) = Predictor.from_checkpoint(cfg, detector.weights)(detector.pictures[:1])
+    (found,) = Predictor.from_file(tmp_path / 'few.onnx')(detector.images[:1])
+    (expected,) = Predictor.from_checkpoint(cfg, detector.weights)(detector.images[:1])
     assert len(found.scores) == pytest.approx(len(expected.scores), abs=2)
 
 
 def test_only_images_are_accepted(detector):
-    run, image = Predictor.from_file(detector.onnx), detector.pictures[0]
+    run, image = Predictor.from_file(detector.onnx), detector.images[0]
     assert run([]) == []
     for wrong in (image / 255, image.astype(np.uint16), image[..., 0], image[:0], image[..., :2], image.tolist()):
         with pytest.raises(ValueError, match=r'image 1 has the shape .* must be \(H, W, 3\), uint8, BGR'):
@@ -247,14 +247,14 @@ def test_tools_run_the_file_as_they_run_the_checkpoint(detector, tmp_path, capsy
     assert cli.test([str(ROOT / 'configs/ssdlite_mnv2_coco.py'), str(detector.onnx)]) == 2
     assert 'has 8 classes' in capsys.readouterr().err
 
-    picture = next((detector.toy / 'val').glob('*.jpg'))
+    image = next((detector.toy / 'val').glob('*.jpg'))
     line = ['--weights', detector.onnx, '--out-dir', tmp_path / 'out', '--score-thr', 0]
-    done = tool('infer', picture, *line)
+    done = tool('infer', image, *line)
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / f'out/{picture.stem}.json').read_text())['objects']
-    (wanted,) = Predictor.from_file(detector.onnx)([cv2.imread(str(picture))])
+    found = json.loads((tmp_path / f'out/{image.stem}.json').read_text())['objects']
+    (wanted,) = Predictor.from_file(detector.onnx)([cv2.imread(str(image))])
     assert [thing['label'] for thing in found] == [CLASSES[label] for label in wanted.labels]
-    assert (tmp_path / f'out/{picture.stem}.jpg').is_file()
+    assert (tmp_path / f'out/{image.stem}.jpg').is_file()
 
 
 class SimpleInstances:
@@ -267,24 +267,24 @@ class SimpleInstances:
         return len(self.scores)
 
 
-def test_a_segmenter_takes_pictures_of_any_size(tmp_path):
+def test_a_segmenter_takes_images_of_any_size(tmp_path):
     built = build(tmp_path, 'deeplabv3lite_mnv2_voc_tf.py', SEGMENTER, 'mmseg')
     predict = Predictor.from_checkpoint(built.cfg, built.weights)
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)
-    # smaller than what pictures are padded to, and larger, even and odd
-    pictures = [cv2.resize(coarse, size) for size in ((80, 97), (61, 150), (128, 130))]
+    # smaller than what images are padded to, and larger, even and odd
+    images = [cv2.resize(coarse, size) for size in ((80, 97), (61, 150), (128, 130))]
     for format, suffix in (('onnx', '.onnx'), ('openvino', '.xml')):
         out = tmp_path / f'segmenter{suffix}'
         with graph_of(tmp_path / 'segmenter.onnx' if format == 'openvino' else None):
             export(load_config(built.config, SEGMENTER), built.weights, ExportOptions(format), out)
         exported = Predictor.from_file(out)
         assert exported.recipe.size is None and exported.recipe.task == 'segment'
-        for picture, labels in zip(pictures, exported(pictures)):
-            wanted = predict([picture])[0]
+        for image, labels in zip(images, exported(images)):
+            wanted = predict([image])[0]
             assert labels.shape == wanted.shape and len(np.unique(wanted)) > 1
             assert (labels == wanted).mean() > 0.999
-        assert len(exported([pictures[0]] * 3)) == 3
+        assert len(exported([images[0]] * 3)) == 3
 
 
 def test_a_segmenter_that_resizes_labels_the_pixels_of_the_original(tmp_path):
@@ -300,10 +300,10 @@ def test_a_segmenter_that_resizes_labels_the_pixels_of_the_original(tmp_path):
     exported, predict = Predictor.from_file(out), Predictor.from_checkpoint(built.cfg, built.weights)
     assert exported.recipe.size == (64, 64)
     coarse = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
-    for picture in (cv2.resize(coarse, (64, 64)), cv2.resize(coarse, (90, 71))):
-        wanted = predict([picture])[0]
+    for image in (cv2.resize(coarse, (64, 64)), cv2.resize(coarse, (90, 71))):
+        wanted = predict([image])[0]
         assert len(np.unique(wanted)) > 1
-        assert (exported([picture])[0] == wanted).mean() > 0.99
+        assert (exported([image])[0] == wanted).mean() > 0.99
 
 
 MISTAKES = [
@@ -368,8 +368,8 @@ def test_a_missing_library_is_named_with_the_extra_that_has_it(monkeypatch):
 
 def test_ncnn_files_find_what_the_model_finds_and_belong_together(detector, tmp_path):
     path = detector.file('fp32', 'ncnn')
-    for picture in detector.pictures:
-        (found,), (wanted,) = Predictor.from_file(path)([picture]), detector.predict([picture])
+    for image in detector.images:
+        (found,), (wanted,) = Predictor.from_file(path)([image]), detector.predict([image])
         same_objects(found, wanted, 1e-3)
     for suffix in ('.param', '.bin', '.json'):
         shutil.copy(path.with_suffix(suffix), tmp_path / f'copy{suffix}')
@@ -378,9 +378,13 @@ def test_ncnn_files_find_what_the_model_finds_and_belong_together(detector, tmp_
         with pytest.raises(UserError, match=rf'copy\{suffix} does not exist: it belongs to .*copy\.param'):
             Predictor.from_file(tmp_path / 'copy.param')
         shutil.copy(path.with_suffix(suffix), tmp_path / f'copy{suffix}')
+    (tmp_path / 'copy.json').write_text('{}')
+    with pytest.raises(UserError, match=r'copy\.param cannot be loaded by ncnn'):
+        Predictor.from_file(tmp_path / 'copy.param')
+    shutil.copy(path.with_suffix('.json'), tmp_path / 'copy.json')
     (tmp_path / 'copy.param').write_text('7767517\n')
     with pytest.raises(UserError, match=r'copy\.param cannot be loaded by ncnn'):
-        Predictor.from_file(tmp_path / 'copy.param')([detector.pictures[0]])
+        Predictor.from_file(tmp_path / 'copy.param')([detector.images[0]])
 
 
 def test_files_of_others_and_damaged_ones_are_refused(detector, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -128,6 +129,8 @@ def test_a_time_limit_sets_the_number_of_epochs(run: Callable[..., str], truths:
     text = run('set', *SHORT[2:], '--minutes', 60, '--dry-run')
     (line,) = [line for line in text.splitlines() if line.strip().startswith('epochs')]
     assert 'of 60 minutes' in line and int(line.split()[1]) > 10
+    seconds = int(re.search(r'one takes (\d+) s', line)[1])
+    assert int(line.split()[1]) * seconds <= 60 * 60
 
 
 def test_validations_are_part_of_a_time_limit() -> None:

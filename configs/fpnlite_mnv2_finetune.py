@@ -7,8 +7,8 @@ _base_ = './ssdlite_mnv2_finetune.py'
 
 load_from = None
 norm_cfg = dict(type='mnv2_backbone.SyncBN', momentum=0.03, eps=0.001)
-# The Object Detection API's initialization, for 50,000 steps, would leave short trainings next to nothing to start from:
-# with it the toy data set takes 8 epochs to AP50 0.335, with ten times larger weights in the predictors 4 to 0.346.
+# The Object Detection API's initialization, for 50,000 steps, would leave short trainings next to nothing to start from.
+# On the toy data set predictors that start with its deviation of 0.01 have AP50 0.335 after 8 epochs, with 0.1 0.539.
 norms = dict(type='Constant', layer='_BatchNorm', val=1.0)
 init = dict(type='Kaiming', layer='Conv2d', mode='fan_in')
 boxes = dict(type='Normal', name='reg_convs', std=0.1)

@@ -77,7 +77,6 @@ def use_mmdet(cfg: Config, state: State) -> State:
     model = get_config(MMDET).model
     model.bbox_head.num_classes = cfg.model.bbox_head.num_classes
     model.data_preprocessor = cfg.model.data_preprocessor
-    model.backbone.init_cfg = None
     cfg.model = model
     return rename_for('mmdet', state)
 
@@ -94,9 +93,8 @@ def use_mmdet_and_recipe(cfg: Config, state: State) -> State:
 
 def use_fpnlite(cfg: Config, state: State) -> State:
     """Puts FPNLite, as it is fine-tuned, into a config of SSDLite."""
-    model = load_config('configs/fpnlite_mnv2_finetune.py').model
+    model = load_config('fpnlite_mnv2_finetune.py').model
     model.bbox_head.num_classes = cfg.model.bbox_head.num_classes
-    model.backbone.init_cfg = None
     cfg.model = model
     return state
 
@@ -114,9 +112,9 @@ def run(cfg: Config, name: str, seed: int, weights: str, work_dir: Path, no_trai
     It starts from ``weights``; parts that they do not have start fresh. ``work_dir`` gets logs, checkpoints and
     ``scores.json``: the scores of the last validation (``val``) and of the test (``test``), and ``seconds``.
     """
-    cfg.model.backbone.init_cfg = None
     state = CheckpointLoader.load_checkpoint(weights, map_location='cpu')['state_dict']
     state = NETWORKS[cfg.default_scope][name](cfg, state)
+    cfg.model.backbone.init_cfg = None
     cfg.work_dir, cfg.experiment_name = str(work_dir), f'{name}_{seed}_{time.time_ns()}'
     cfg.visualizer.name = cfg.experiment_name  # with the same name it would write to the log of the first run
     cfg.randomness = dict(seed=seed)

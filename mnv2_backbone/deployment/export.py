@@ -140,7 +140,8 @@ def check_nms(test_cfg: Mapping[str, Any], options: ExportOptions) -> None:
     }
     if options.backend.raw and (smallest := test_cfg.get('min_bbox_size', -1)) > 0:
         refused['min_bbox_size'] = smallest
-    for name, value in refused.items():
+    if refused:
+        name, value = next(iter(refused.items()))
         raise UserError(f'--nms: no {options.format} file has test_cfg.{name}={value!r} inside; leave --nms out')
 
 

@@ -16,8 +16,8 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from .postprocess import OUTPUTS, append_nms
-from .raw import RunRaw
+from .postprocess import add_step, append_nms
+from .raw import unit_anchors
 from .recipe import Manifest
 
 Fields = Mapping[int, Any]
@@ -85,17 +85,15 @@ def _last(model: Any) -> set[str]:
 
 def _uint8(model: Any, inner: int, first: bool) -> int:
     """Puts a tensor in uint8 of the same values before or after one in int8; returns its number."""
-    graph, code = model.subgraphs[0], schema.BuiltinOperator.QUANTIZE
-    outer = copy.deepcopy(graph.tensors[inner])
+    tensors = model.subgraphs[0].tensors
+    outer = copy.deepcopy(tensors[inner])
     outer.type, outer.buffer, outer.name = schema.TensorType.UINT8, 0, f'{outer.name.decode()}_uint8'
     outer.quantization.zeroPoint = [outer.quantization.zeroPoint[0] + 128]
-    graph.tensors.append(outer)
-    model.operatorCodes.append(schema.OperatorCodeT(code, builtinCode=code))
-    ends = [len(graph.tensors) - 1], [inner]
-    inputs, outputs = ends if first else ends[::-1]
-    step = schema.OperatorT(len(model.operatorCodes) - 1, inputs=inputs, outputs=outputs)
-    graph.operators.insert(0 if first else len(graph.operators), step)
-    return len(graph.tensors) - 1
+    tensors.append(outer)
+    number = len(tensors) - 1
+    source, target = (number, inner) if first else (inner, number)
+    add_step(model, schema.BuiltinOperator.QUANTIZE, [source], [target], first=first)
+    return number
 
 
 def with_metadata(content: bytes, manifest: Manifest, key: str) -> bytes:
@@ -148,9 +146,9 @@ def _mediapipe(model: Any, manifest: Manifest) -> bytes:
         5: {0: [255.0], 1: [0.0]},
     }
     values, ends = {0: np.int8(1), 1: {}}, {0: 2, 1: 2}
-    customs = []
+    customs: list[Fields] = []
     if recipe.task == 'segment':
-        outputs = [{0: 'logits', 3: values, 6: [labels]}]
+        described: dict[str, Fields] = {'logits': {0: 'logits', 3: values, 6: [labels]}}
         customs = [{0: 'SEGMENTER_METADATA', 1: _table({0: np.int8(2)}, b'V001')}]  # softmax
     elif manifest.nms:
         box = {0: np.int8(3), 1: {0: np.array([1, 0, 3, 2], np.uint32), 1: np.int8(1)}, 2: ends}
@@ -160,10 +158,8 @@ def _mediapipe(model: Any, manifest: Manifest) -> bytes:
             'scores': {0: 'score', 3: {**values, 2: ends}},
             'count': {0: 'number of detections', 3: values},
         }
-        outputs = [described[output] for output in OUTPUTS]
     else:
-        anchors = RunRaw(manifest).anchors / np.array(recipe.size * 2, np.float32)  # type: ignore[operator]
-        boxes = [{0: float(x), 1: float(y), 2: float(w), 3: float(h)} for y, x, h, w in anchors]
+        boxes = [{0: float(x), 1: float(y), 2: float(w), 3: float(h)} for y, x, h, w in unit_anchors(manifest)]
         scales = [1 / std for std in decoding['stds']]
         coding = {
             0: len(recipe.classes),
@@ -180,8 +176,7 @@ def _mediapipe(model: Any, manifest: Manifest) -> bytes:
         box = {0: np.int8(3), 1: {0: np.arange(4, dtype=np.uint32), 1: np.int8(1)}, 2: ends}
         score = {0: 'score', 3: {**values, 2: ends}, 6: [labels]}
         described = {'location': {0: 'location', 3: box}, 'score': score}
-        outputs = [described[output] for output in output_names(model)]
-    graph = {2: [image], 3: outputs, **({9: customs} if customs else {})}
+    graph = {2: [image], 3: [described[output] for output in output_names(model)], 9: customs}
     return _table({0: 'mnv2_backbone', 3: [graph], 7: '1.0.0'}, b'M001')
 
 

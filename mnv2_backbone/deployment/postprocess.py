@@ -10,7 +10,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import flexbuffers
 
-from .raw import RunRaw
+from .raw import unit_anchors
 from .recipe import Manifest
 
 #: The outputs in their order; boxes (1, n, 4) are y1, x1, y2, x2 from 0 to 1.
@@ -20,13 +20,13 @@ OUTPUTS = ('boxes', 'classes', 'scores', 'count')
 def append_nms(model: Any, manifest: Manifest) -> None:
     """Appends it, in place, to a detector that ends in box codes and scores or logits."""
     recipe, decoding = manifest.recipe, manifest.decoding
-    assert decoding is not None and recipe.size is not None
+    assert decoding is not None
     graph, signature = model.subgraphs[0], model.signatureDefs[0]
     ends = {entry.name.decode(): entry.tensorIndex for entry in signature.outputs}
     codes, scores = (_floats(model, ends[name]) for name in ('location', 'score'))
     if decoding['sigmoid']:
         scores = _float_step(model, schema.BuiltinOperator.LOGISTIC, scores)
-    anchors = RunRaw(manifest).anchors / np.array(recipe.size * 2, np.float32)
+    anchors = unit_anchors(manifest)
     model.buffers.append(schema.BufferT(anchors.astype('<f4').reshape(-1).view(np.uint8)))
     priors = _tensor(model, 'anchors', anchors.shape, len(model.buffers) - 1)
     most = recipe.test_cfg['max_per_img']
@@ -42,12 +42,12 @@ def append_nms(model: Any, manifest: Manifest) -> None:
         num_classes=len(recipe.classes),
         **{f'{side}_scale': 1 / std for side, std in zip('yxhw', decoding['stds'])},
     )
-    code = schema.OperatorCodeT(schema.BuiltinOperator.CUSTOM, 'TFLite_Detection_PostProcess')
-    code.builtinCode = schema.BuiltinOperator.CUSTOM
-    step = _step(model, code, [codes, scores, priors], results)
+    step = add_step(
+        model, schema.BuiltinOperator.CUSTOM, [codes, scores, priors], results, 'TFLite_Detection_PostProcess'
+    )
     step.customOptions = np.frombuffer(flexbuffers.Dumps(options), np.uint8)
     graph.outputs = results
-    signature.outputs = [schema.TensorMapT(name, number) for name, number in zip(OUTPUTS, results)]
+    signature.outputs = [schema.TensorMapT(name.encode(), number) for name, number in zip(OUTPUTS, results)]
 
 
 def _floats(model: Any, number: int) -> int:
@@ -61,7 +61,7 @@ def _float_step(model: Any, operator: int, number: int) -> int:
     """Applies an operator to each value of a tensor."""
     tensor = model.subgraphs[0].tensors[number]
     result = _tensor(model, f'{tensor.name.decode()}_{operator}', tensor.shape)
-    _step(model, schema.OperatorCodeT(operator, builtinCode=operator), [number], [result])
+    add_step(model, operator, [number], [result])
     return result
 
 
@@ -71,8 +71,12 @@ def _tensor(model: Any, name: str, shape: Sequence[int], buffer: int = 0) -> int
     return len(tensors) - 1
 
 
-def _step(model: Any, code: Any, inputs: list[int], outputs: list[int]) -> Any:
-    model.operatorCodes.append(code)
+def add_step(
+    model: Any, operator: int, inputs: list[int], outputs: list[int], name: str | None = None, first: bool = False
+) -> Any:
+    """Adds an operator, of a custom one the ``name`` too, before or after all others; its tensors are there already."""
+    model.operatorCodes.append(schema.OperatorCodeT(operator, name, builtinCode=operator))
     step = schema.OperatorT(len(model.operatorCodes) - 1, inputs, outputs)
-    model.subgraphs[0].operators.append(step)
+    operators = model.subgraphs[0].operators
+    operators.insert(0 if first else len(operators), step)
     return step

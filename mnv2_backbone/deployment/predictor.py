@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 
 from ..errors import UserError
+from ..network.single_shot import numbers_for_nms
 from ..registry import MODELS
 from .backends import Run, explain, open_exported
 from .network import load_trained
@@ -53,7 +54,7 @@ class Predictor:
         """
         path = Path(path)
         backend, text = open_exported(path)
-        manifest = Manifest.from_json(text)
+        manifest = explain(path, backend, lambda: Manifest.from_json(text))
         run: Run = explain(path, backend, lambda: backend.load(path, manifest.precision, threads))
         return cls(RunRaw(manifest, run) if backend.raw else _InBatches(run), manifest)
 
@@ -171,9 +172,6 @@ class _Trained:
 def suppress(boxes: Tensor, scores: Tensor, cfg: Mapping[str, Any]) -> InstanceData:
     """Applies score threshold and NMS to boxes (anchors, 4) with scores (anchors, classes), as the trained model does.
 
-    A box is only ever suppressed by boxes with a higher score. So NMS runs on the highest-scoring boxes first, and on
-    more of them only if too few remain: with a low threshold, that is a small part of the work.
-
     Returns:
         ``bboxes`` (n, 4), ``scores`` (n,), ``labels`` (n,), the highest-scoring first.
     """
@@ -194,15 +192,12 @@ def suppress(boxes: Tensor, scores: Tensor, cfg: Mapping[str, Any]) -> InstanceD
     wanted, nms = cfg['max_per_img'], dict(cfg['nms'])
     if nms.get('class_agnostic'):  # beyond split_thr boxes mmcv would forget it
         nms['split_thr'] = count + 1
-    # others than the plain NMS change scores: they need all boxes
-    taken = min(count, 4 * wanted) if nms.get('type', 'nms') == 'nms' else count
     lowest = min(float(boxes.numpy().min()), 0.0)  # by NumPy for the same reason
-    while True:
+    for taken in numbers_for_nms(count, cfg):
         top, order = values.topk(taken)
         # mmcv keeps classes apart by moving their boxes, which works for coordinates from 0
         found, keep = batched_nms(boxes[anchors[order]] - lowest, top, labels[order], nms)
-        if len(keep) >= wanted or taken == count:
+        if len(keep) >= wanted:
             break
-        taken = min(count, 4 * taken)
     found, keep = found[:wanted], keep[:wanted]
     return InstanceData(bboxes=found[:, :4] + lowest, scores=found[:, 4], labels=labels[order][keep])

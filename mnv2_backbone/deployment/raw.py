@@ -61,6 +61,13 @@ class RawNetwork(nn.Module):
         return {'location': location, 'score': score if self.decoding['sigmoid'] else network.head.scores(score)}
 
 
+def unit_anchors(manifest: Manifest) -> np.ndarray:
+    """The anchors (n, 4) of a detector's file as y, x, h, w in parts of the image."""
+    assert manifest.recipe.size is not None
+    anchors: np.ndarray = RunRaw(manifest).anchors / np.array(manifest.recipe.size * 2, np.float32)
+    return anchors
+
+
 class RunRaw:
     """Runs the file of a :class:`RawNetwork` on images of any size: resizes, runs, decodes, one after the other.
 

@@ -2,7 +2,8 @@
 
 import sys
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -159,17 +160,12 @@ class SingleShotHead(BaseDenseHead):
             # mmcv keeps classes apart by moving their boxes, which works for coordinates from 0
             ends = codes.new_tensor([width, height] * 2)
             shift = ends * self.margin if with_nms else torch.zeros_like(ends)
-            # A box is only ever suppressed by higher-scoring ones: the rest waits until too few of these remain.
-            taken, wanted = len(top), cfg.get('max_per_img', -1)
-            if with_nms and wanted > 0 and cfg.nms.get('type', 'nms') == 'nms':
-                taken = min(taken, 4 * wanted)
-            while True:
+            for taken in numbers_for_nms(len(top), cfg) if with_nms else [len(top)]:
                 boxes = self.decode(kept['anchors'][:taken], kept['code'][:taken], (height, width))
                 found = InstanceData(bboxes=boxes + shift, scores=top[:taken], labels=classes[:taken])
                 found = self._bbox_post_process(found, cfg, rescale, with_nms, meta)
-                if taken == len(top) or len(found) >= wanted:
+                if len(found) >= cfg.get('max_per_img', -1):
                     break
-                taken = min(len(top), 4 * taken)
             if self.margin and with_nms:
                 scale = ends.new_tensor(meta['scale_factor'] if rescale else (1.0, 1.0)).repeat(2)
                 found.bboxes = (found.bboxes - shift / scale).clamp(min=0).minimum(ends / scale)
@@ -191,7 +187,11 @@ class SingleShotHead(BaseDenseHead):
 
     def flatten(self, cls_scores: list[Tensor], bbox_preds: list[Tensor]) -> tuple[Tensor, Tensor]:
         """The outputs of :meth:`forward` as logits (N, anchors, num_scores) and codes (N, anchors, 4), float32."""
-        return _flat(cls_scores, self.num_scores), _flat(bbox_preds, 4)
+
+        def flat(maps: list[Tensor], channels: int) -> Tensor:
+            return torch.cat([x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, channels) for x in maps], 1).float()
+
+        return flat(cls_scores, self.num_scores), flat(bbox_preds, 4)
 
     def _anchors(self, maps: list[Tensor], batch_img_metas: list[dict]) -> Tensor:
         sizes = [tuple(x.shape[2:]) for x in maps]
@@ -220,9 +220,18 @@ class SingleShotHead(BaseDenseHead):
         return labels, weights, boxes
 
 
-def _flat(maps: Sequence[Tensor], channels: int) -> Tensor:
-    """Maps (N, boxes * channels, h, w) of all levels as (N, anchors, channels), float32."""
-    return torch.cat([x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, channels) for x in maps], 1).float()
+def numbers_for_nms(count: int, cfg: Mapping[str, Any]) -> Iterator[int]:
+    """To how many of ``count`` boxes, the highest-scoring first, NMS is applied until ``max_per_img`` remain.
+
+    A box is only ever suppressed by boxes with a higher score. So the rest is needed only if too few of the first
+    remain: with a low threshold, that is a small part of the work.
+    """
+    taken = 4 * cfg.get('max_per_img', -1)
+    if taken > 0 and cfg['nms'].get('type', 'nms') == 'nms':  # others change scores: they need all boxes
+        while taken < count:
+            yield taken
+            taken *= 4
+    yield count
 
 
 def _input_size(batch_img_metas: Sequence[dict]) -> Size:

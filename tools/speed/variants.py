@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mnv2_backbone.deployment.backends import FORMATS
+
 TASKS = ('backbone', 'detect', 'segment', 'train')
 #: Our fast forms, the format of the exported file if it is one, and the precisions that each has on a CPU.
 FORMS = {
@@ -13,8 +15,6 @@ FORMS = {
     'litert': ('tflite', ('fp32', 'int8')),
     'ncnn': ('ncnn', ('fp32',)),
 }
-#: Those whose files hold whole models only.
-WHOLE = ('litert', 'ncnn')
 NAMES = ('ours-trained', *(f'ours-{form}' for form in FORMS), 'torchvision', 'timm', 'mmdet', 'mmseg')
 _OURS = 'speed.ours'
 
@@ -71,7 +71,7 @@ def variants(task: str, device: str) -> list[Variant]:
     fast = [
         Variant(task, f'ours-{form}', precision, f'{_OURS}:{_function(task, format)}', dict(task=task, format=format))
         for form, (format, precisions) in FORMS.items()
-        if task != 'backbone' or form not in WHOLE
+        if task != 'backbone' or not (format and FORMATS[format].raw)  # whose files hold whole models only
         for precision in precisions
     ]
     return [trained, *fast, *peers]

@@ -1,31 +1,52 @@
 """TensorFlow 1's bilinear resizing."""
 
+from functools import lru_cache
+
+import cv2
 import numpy as np
 from mmdet.datasets.transforms import Resize
 
 from ..registry import TRANSFORMS
+
+_MOST = 2**15 - 1  # pixels of a side that OpenCV can address
+
+
+@lru_cache(8)
+def _taps(size: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The two pixels between which each of the ``wanted`` ones is read, and how far it is from the first."""
+    at = np.arange(wanted, dtype=np.float32) * np.float32(size / wanted)
+    low = at.astype(np.int16)
+    return low, np.minimum(low + 1, size - 1, dtype=np.int16), (at - low).astype(np.float32)
 
 
 def tf_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resizes an image (H, W, C) as TensorFlow 1's ``resize_bilinear``; the result is float32.
 
     Pixel i is read at i * scale, without half-pixel centres.
+
+    Raises:
+        ValueError: A side has more than 32767 pixels.
     """
+    if max(image.shape[:2]) > _MOST:
+        raise ValueError(f'an image of {image.shape[1]}x{image.shape[0]}: at most {_MOST} pixels a side can be resized')
+    *rows, down = _taps(image.shape[0], height)
+    *columns, right = _taps(image.shape[1], width)
+    down, right = down[:, None], right.repeat(image.size // (image.shape[0] * image.shape[1]))
 
-    def taps(size: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        at = np.arange(wanted, dtype=np.float32) * np.float32(size / wanted)
-        low = at.astype(np.int64)
-        return low, np.minimum(low + 1, size - 1), (at - low).astype(np.float32)
+    def pixels(y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """The pixels at these rows and columns; NumPy takes three times as long to collect them."""
+        at = np.empty((height, width, 2), np.int16)
+        at[..., 0], at[..., 1] = x, y[:, None]
+        return cv2.remap(image, at, None, cv2.INTER_NEAREST).reshape(height, -1).astype(np.float32)
 
-    top, bottom, y = taps(image.shape[0], height)
-    left, right, x = taps(image.shape[1], width)
-    rows = image.take(top, 0).astype(np.float32)
-    rows += (image.take(bottom, 0) - rows) * y[:, None, None]
-    result, other = rows.take(left, 1), rows.take(right, 1)
-    other -= result
-    other *= x[:, None]
-    result += other
-    return result
+    def between(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
+        second -= first
+        second *= share
+        first += second
+        return first
+
+    sides = [between(*(pixels(y, x) for y in rows), down) for x in columns]
+    return between(*sides, right).reshape(height, width, -1)
 
 
 @TRANSFORMS.register_module()

@@ -101,7 +101,7 @@ class RunRaw:
             image[: resized.shape[0], : resized.shape[1]] = resized
         else:
             image = self.recipe.resize(image)
-        return np.ascontiguousarray(image[None, ..., ::-1])
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)[None]
 
     def _inside(self, shape: Sequence[int]) -> Size:
         """The size at which an image fits into the input, not larger than its own."""

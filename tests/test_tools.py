@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import socket
@@ -15,11 +16,12 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.runner import CheckpointLoader
+from mmengine.runner import BaseLoop, CheckpointLoader
 
 pytest.importorskip('mmdet', reason='training a detector needs MMDetection: pip install .[mm]')
 
@@ -203,29 +205,46 @@ except RuntimeError as error:
     assert '/dev/shm' in done.stdout and 'a data worker cannot hand over a batch' in done.stderr
 
 
-@pytest.mark.parametrize(('training', 'resume'), [(True, True), (True, False), (False, False)])
-def test_other_classes_are_transferred_in_training_and_refused_elsewhere(training, resume):
+def load_checked(training: bool, resume: bool, checkpoint: dict, **options: object) -> None:
+    """Calls the hook for a segmenter of two classes, dog and cat."""
     model = torch.nn.ModuleDict(dict(decode_head=torch.nn.ModuleDict(dict(conv_seg=torch.nn.Conv2d(4, 2, 1)))))
     loader = SimpleNamespace(dataset=SimpleNamespace(metainfo=dict(classes=('dog', 'cat'))))
     runner = SimpleNamespace(
         model=model,
-        _train_loop=object() if training else None,
+        _train_loop=Mock(BaseLoop),  # in a test EarlyStoppingHook builds it
+        _test_loop={} if training else Mock(BaseLoop),
         _resume=resume,
         train_dataloader=loader,
         test_dataloader=loader,
         logger=SimpleNamespace(info=lambda text: None),
     )
-    state = {key: torch.rand_like(value) for key, value in model.state_dict().items()}
+    checkpoint.setdefault('state_dict', {key: torch.rand_like(x) for key, x in model.state_dict().items()})
+    CheckedLoadHook(**options).after_load_checkpoint(runner, checkpoint)
+
+
+STARTS = pytest.mark.parametrize(('training', 'resume'), [(True, True), (True, False), (False, False)])
+
+
+@STARTS
+def test_other_classes_are_transferred_in_training_and_refused_elsewhere(training, resume):
+    state = {'decode_head.conv_seg.weight': torch.rand(2, 4, 1, 1), 'decode_head.conv_seg.bias': torch.rand(2)}
     checkpoint = dict(state_dict=dict(state), meta=dict(dataset_meta=dict(classes=('cat', 'dog'))))
     if training and not resume:
-        CheckedLoadHook().after_load_checkpoint(runner, checkpoint)
+        load_checked(training, resume, checkpoint)
         bias = 'decode_head.conv_seg.bias'
         assert torch.equal(checkpoint['state_dict'][bias], state[bias].flip(0))
         return
     with pytest.raises(WeightsError, match='load_from instead of resume' if resume else 'test on its own classes'):
-        CheckedLoadHook().after_load_checkpoint(runner, checkpoint)
+        load_checked(training, resume, checkpoint)
     checkpoint['meta']['dataset_meta']['classes'] = ('Dog', 'cat')  # the same, as it is compared
-    CheckedLoadHook().after_load_checkpoint(runner, checkpoint)
+    load_checked(training, resume, checkpoint)
+
+
+@STARTS
+def test_parts_start_fresh_when_a_training_starts_and_are_loaded_elsewhere(training, resume):
+    checkpoint: dict = {}
+    load_checked(training, resume, checkpoint, fresh=['decode_head'])
+    assert bool(checkpoint['state_dict']) == (not training or resume)
 
 
 def test_a_damaged_checkpoint_is_refused(run, toy, tmp_path, capsys):
@@ -298,6 +317,10 @@ def test_two_processes_equal_one(run: tuple[Path, str], toy: Path, tmp_path: Pat
     same_weights(run[0] / 'epoch_1.pth', tmp_path / 'epoch_1.pth', rtol=1e-3, atol=3e-4)
 
 
+def scores(output: str) -> list[str]:
+    return re.findall(r'Average (?:Precision|Recall) .*', output)
+
+
 def test_testing_prints_the_table_and_saves_predictions(run: tuple[Path, str], toy: Path, tmp_path: Path) -> None:
     checkpoint = run[0] / f'epoch_{EPOCHS}.pth'
     results, pictures = tmp_path / 'results.pkl', tmp_path / 'pictures'
@@ -308,7 +331,17 @@ def test_testing_prints_the_table_and_saves_predictions(run: tuple[Path, str], t
     assert 'Average Precision' in done.stdout
     assert len(pickle.loads(results.read_bytes())) == 4
     assert len(list(pictures.glob('*.jpg'))) == 4
-    folder = tmp_path / 'coco'
+    folder, config = tmp_path / 'coco', tmp_path / 'config.py'
+    # What concerns training alone changes nothing, and its images are not read.
+    stop = "dict(type='EarlyStoppingHook', monitor='coco/bbox_mAP')"
+    config.write_text(f"""_base_ = '{CONFIG}'
+custom_hooks = [dict(type='mnv2_backbone.CheckedLoadHook', fresh=['bbox_head']), {stop}]
+""")
+    shutil.copytree(toy, tmp_path / 'toy')
+    (tmp_path / 'toy/annotations/instances_train.json').unlink()
+    again = call('tools/test.py', config, checkpoint, '--work-dir', tmp_path / 'work', *options(tmp_path / 'toy'))
+    assert 'no EarlyStoppingHook' in again.stdout
+    assert scores(again.stdout) == scores(done.stdout)
     call(
         'tools/test.py', CONFIG, checkpoint, '--work-dir', tmp_path / 'work', '--tta',
         '--out', folder, *options(toy),

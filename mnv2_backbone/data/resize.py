@@ -29,15 +29,16 @@ def tf_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """
     if max(image.shape[:2]) > _MOST:
         raise ValueError(f'an image of {image.shape[1]}x{image.shape[0]}: at most {_MOST} pixels a side can be resized')
-    *rows, down = _taps(image.shape[0], height)
-    *columns, right = _taps(image.shape[1], width)
-    down, right = down[:, None], right.repeat(image.size // (image.shape[0] * image.shape[1]))
+    top, bottom, down = _taps(image.shape[0], height)
+    *columns, across = _taps(image.shape[1], width)
+    down, across = down[:, None], across.repeat(image.size // (image.shape[0] * image.shape[1]))
 
     def pixels(y: np.ndarray, x: np.ndarray) -> np.ndarray:
         """The pixels at these rows and columns; NumPy takes three times as long to collect them."""
         at = np.empty((height, width, 2), np.int16)
         at[..., 0], at[..., 1] = x, y[:, None]
-        return cv2.remap(image, at, None, cv2.INTER_NEAREST).reshape(height, -1).astype(np.float32)
+        found: np.ndarray = cv2.remap(image, at, np.empty(0), cv2.INTER_NEAREST)
+        return found.reshape(height, -1).astype(np.float32)
 
     def between(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
         second -= first
@@ -45,8 +46,8 @@ def tf_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
         first += second
         return first
 
-    sides = [between(*(pixels(y, x) for y in rows), down) for x in columns]
-    return between(*sides, right).reshape(height, width, -1)
+    left, right = (between(pixels(top, x), pixels(bottom, x), down) for x in columns)
+    return between(left, right, across).reshape(height, width, -1)
 
 
 @TRANSFORMS.register_module()

@@ -31,7 +31,8 @@ def prepare_testing(args: argparse.Namespace) -> tuple[Config, list[str]]:
     for path in (args.show_dir, args.out and os.path.dirname(args.out)):
         if path:  # before the work, not after it
             os.makedirs(path, exist_ok=True)
-    return _prepare(args, (_place, _name_damaged_images, _use_weights, _draw, _use_tta, _save_predictions, _distribute))
+    place = (_place, _name_damaged_images, _without_training, _use_weights)
+    return _prepare(args, (*place, _draw, _use_tta, _save_predictions, _distribute))
 
 
 def _prepare(args: argparse.Namespace, steps: Sequence[Step]) -> tuple[Config, list[str]]:
@@ -58,6 +59,13 @@ def _name_damaged_images(cfg: Config, args: argparse.Namespace) -> str | None:
     for step in loaders:
         step['type'] = 'mnv2_backbone.LoadImage'
     return 'LoadImageFromFile is mnv2_backbone.LoadImage, whose errors name the file' if loaders else None
+
+
+def _without_training(cfg: Config, args: argparse.Namespace) -> str | None:
+    """Leaves out the hook that would read the training images in a test."""
+    hooks = cfg.get('custom_hooks') or []
+    cfg.custom_hooks = [hook for hook in hooks if 'EarlyStoppingHook' not in str(hook)]
+    return 'no EarlyStoppingHook in a test' if len(cfg.custom_hooks) < len(hooks) else None
 
 
 def _dicts(node: Any) -> Iterator[dict]:

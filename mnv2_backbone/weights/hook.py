@@ -5,7 +5,7 @@ from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
 from ..errors import WeightsError, listing
 from ..network.backbone import MobileNetV2
@@ -24,7 +24,8 @@ class CheckedLoadHook(Hook):
     others start fresh; a log line names them. Resuming and testing are refused then.
 
     Args:
-        fresh: Parts of the model (``'bbox_head'``) that start from their initialization whatever the checkpoint has.
+        fresh: Parts of the model (``'bbox_head'``) that start from their initialization whatever the checkpoint has,
+            when a training starts; resuming and testing load them.
 
     Raises:
         WeightsError: The checkpoint does not fit; the message lists what is wrong.
@@ -40,17 +41,18 @@ class CheckedLoadHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         if isinstance(model, BaseTTAModel):
             model = model.module
+        training = _trains(runner)
+        fresh = self.fresh if training and not runner._resume else ()
         nested = 'state_dict' in checkpoint
         state = {
             key.removeprefix('module.'): value
             for key, value in (checkpoint['state_dict'] if nested else checkpoint).items()
-            if key.removeprefix('module.').partition('.')[0] not in self.fresh
+            if key.removeprefix('module.').partition('.')[0] not in fresh
         }
         meta = checkpoint.get('meta') or {} if nested else {}
         if isinstance(getattr(model, 'backbone', None), MobileNetV2):
             check_meta(model.backbone, meta)
         old = (meta.get('dataset_meta') or {}).get('classes')
-        training = runner._train_loop is not None and not isinstance(runner._train_loop, dict)
         loader = runner.train_dataloader if training else runner.test_dataloader
         new = (getattr(getattr(loader, 'dataset', None), 'metainfo', None) or {}).get('classes')
         heads = [key for key in state if 'head' in key.partition('.')[0]]
@@ -71,9 +73,14 @@ class CheckedLoadHook(Hook):
         plan = getattr(getattr(model, 'backbone', None), 'plan', None)
         names = [key.removeprefix('backbone.') for key in state if key.startswith('backbone.')]
         unbuilt = [f'backbone.{name}' for name in (beyond_the_last(plan, names) if plan else [])]
-        check_fit(model, state, allow_missing=self.fresh, allow_left_over=unbuilt)
+        check_fit(model, state, allow_missing=fresh, allow_left_over=unbuilt)
         if nested:
             checkpoint['state_dict'] = state
         else:
             checkpoint.clear()
             checkpoint.update(state)
+
+
+def _trains(runner: Runner) -> bool:
+    """Whether a checkpoint is loaded for a training; in a test, too, a hook may have built the loop of training."""
+    return isinstance(runner._train_loop, BaseLoop) and not isinstance(runner._test_loop, BaseLoop)

@@ -20,3 +20,4 @@ test_pipeline = [
 ]
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
+tta_pipeline = None  # --tta: as it is tested, and mirrored

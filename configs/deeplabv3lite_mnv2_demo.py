@@ -39,6 +39,7 @@ train_dataloader = dict(
 test_pipeline = [dict(type='LoadImageFromFile'), resize, dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
+tta_pipeline = None  # --tta: as it is tested, and mirrored
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 param_scheduler = _base_.param_scheduler  # noqa: F821 - mmengine provides it
 param_scheduler[0]['end'] = max_epochs

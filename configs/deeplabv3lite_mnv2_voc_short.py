@@ -37,6 +37,7 @@ test_pipeline = [
 ]
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
+tta_pipeline = None  # --tta: as it is tested, and mirrored
 optim_wrapper = dict(
     _delete_=True, type='mnv2_backbone.BFloat16OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01)
 )

@@ -20,13 +20,16 @@ val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
 # --tta also runs 300x300, which finds large objects better.
-tta_model = dict(tta_cfg=dict(nms=dict(iou_threshold=0.6), max_per_img=100))
-tta_pipeline = _base_.tta_pipeline  # noqa: F821
-tta_pipeline[1] = dict(
-    tta_pipeline[1],
-    transforms=[
-        [dict(type='mnv2_backbone.TFResize', scale=(side, side), keep_ratio=False) for side in (300, 512)],
-        [dict(type='RandomFlip', prob=0.0)],
-        *tta_pipeline[1]['transforms'][2:],
-    ],
-)
+tta_model = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.6), max_per_img=100))
+tta_pipeline = [
+    test_pipeline[0],
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [dict(test_pipeline[1], scale=(side, side)) for side in (300, 512)],
+            [dict(type='RandomFlip', prob=0.0)],  # which says in the image's data that it is not mirrored
+            [test_pipeline[2]],
+            [dict(type='PackDetInputs')],
+        ],
+    ),
+]

@@ -31,6 +31,7 @@ from mnv2_backbone.errors import UserError, WeightsError
 from mnv2_backbone.network.checkpoint import read_checkpoint
 from mnv2_backbone.training import command_line as cli
 from mnv2_backbone.training.options import load_config, stored_config
+from mnv2_backbone.training.prepare import prepare_testing
 from mnv2_backbone.weights.hook import CheckedLoadHook
 
 ROOT = Path(__file__).parents[1]
@@ -76,7 +77,7 @@ def small() -> dict[str, object]:
         'optim_wrapper.clip_grad.max_norm': 0.1,
         'default_hooks.logger.interval': 1,
     }
-    for part in ('train_dataloader', 'val_dataloader', 'test_dataloader', 'tta_pipeline'):
+    for part in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         values |= {f'{key}.scale': '(96,96)' for key in find(cfg[part], 'Resize', part)}
     for part in ('val_dataloader', 'test_dataloader'):
         values |= {f'{part}.num_workers': 0, f'{part}.persistent_workers': False}
@@ -347,6 +348,20 @@ custom_hooks = [dict(type='mnv2_backbone.CheckedLoadHook', fresh=['bbox_head']),
         '--out', folder, *options(toy),
     )  # fmt: skip
     assert {'image_id', 'bbox', 'score'} <= json.loads((folder / 'predictions.bbox.json').read_text())[0].keys()
+
+
+@pytest.mark.parametrize('config', ['ssdlite_mnv2_finetune.py', 'deeplabv3lite_mnv2_voc_short.py'])
+def test_test_time_augmentation_sees_images_as_the_test_does(config: str, tmp_path: Path) -> None:
+    changed = {'test_dataloader.dataset.pipeline.1.scale': (480, 352)}
+    args = SimpleNamespace(config=str(ROOT / 'configs' / config), cfg_options=changed, launcher='none')
+    nothing = dict.fromkeys(('show', 'show_dir', 'out', 'tensorboard', 'batch_size'))
+    args.__dict__.update(nothing, tta=True, checkpoint='mnv2://ssdlite-coco', work_dir=str(tmp_path))
+    cfg, _ = prepare_testing(args)
+    load, resize, augment = cfg.test_dataloader.dataset.pipeline
+    assert (resize['type'].rpartition('.')[2] in ('Resize', 'TFResize'), resize['scale']) == (True, (480, 352))
+    kinds = [[step['type'] for step in steps] for steps in augment['transforms']]
+    assert kinds == [['RandomFlip'] * 2, ['LoadAnnotations'], [f'Pack{"Seg" if "deeplab" in config else "Det"}Inputs']]
+    assert [step['prob'] for step in augment['transforms'][0]] == [0, 1]
 
 
 def break_annotations(toy: Path, **changes: object) -> None:

@@ -196,17 +196,19 @@ def _use_tta(cfg: Config, args: argparse.Namespace) -> str | None:
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
-    if cfg.get('default_scope') == 'mmdet':
-        # MMDetection's own default: the image and its mirror image, merged by NMS.
-        keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
-        flips = [dict(type='RandomFlip', prob=float(flip)) for flip in (True, False)]
-        last = dict(type='TestTimeAug', transforms=[flips, [dict(type='PackDetInputs', meta_keys=keys)]])
-        cfg.setdefault('tta_pipeline', [*dataset.pipeline[:-1], last])
-        nms = dict(type='nms', iou_threshold=0.5)
-        cfg.setdefault('tta_model', dict(type='DetTTAModel', tta_cfg=dict(nms=nms, max_per_img=100)))
-    for part in ('tta_model', 'tta_pipeline'):
-        if part not in cfg:
-            raise UserError(f'--tta: the config has no {part}')
+    if not cfg.get('tta_pipeline'):
+        # As it is tested, and mirrored. Annotations are loaded after that: they are not to be mirrored.
+        loads = [step for step in dataset.pipeline if 'LoadAnnotations' in step['type']]
+        *steps, pack = (step for step in dataset.pipeline if step not in loads)
+        pack = {key: value for key, value in pack.items() if key != 'meta_keys'}  # by default with those of flips
+        flips = [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)]
+        cfg.tta_pipeline = [*steps, dict(type='TestTimeAug', transforms=[flips, *([step] for step in loads), [pack]])]
+    if not cfg.get('tta_model') and cfg.get('default_scope') == 'mmdet':
+        own = cfg.model.get('test_cfg') or {}
+        nms = own.get('nms', dict(type='nms', iou_threshold=0.5))
+        cfg.tta_model = dict(type='DetTTAModel', tta_cfg=dict(nms=nms, max_per_img=own.get('max_per_img', 100)))
+    elif not cfg.get('tta_model'):
+        cfg.tta_model = dict(type='SegTTAModel')
     dataset.pipeline = cfg.tta_pipeline
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     return f'model={cfg.model.type} with tta_pipeline (--tta)'

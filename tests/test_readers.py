@@ -237,6 +237,14 @@ def test_numbers_of_masks(values: list[int], found: set[int] | list[str], truths
     assert all(word in str(caught.value) for word in found), str(caught.value)
 
 
+def test_a_yaml_without_splits_names_the_classes(truths: list[Truth], tmp_path: Path) -> None:
+    yolo_classes_txt(tmp_path, truths)
+    samples, names, _ = load(tmp_path)
+    (tmp_path / 'classes.txt').unlink()
+    put(tmp_path / 'data.yaml', f'nc: {len(names)}\nnames: {list(names)}\n')
+    assert load(tmp_path)[:2] == (samples, names)
+
+
 def test_a_yaml_elsewhere_names_the_data(truths: list[Truth], tmp_path: Path) -> None:
     yolo_ultralytics(tmp_path / 'set', truths)
     text = (tmp_path / 'set/data.yaml').read_text().replace('path: .', 'path: ../set')

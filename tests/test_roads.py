@@ -21,12 +21,13 @@ pytest.importorskip('mmdet', reason='the models are those of MMDetection and MMS
 from mmdet.apis import inference_detector, init_detector
 from mmdet.structures import DetDataSample
 from mmseg.apis import MMSegInferencer, inference_model, init_model
+from torch.nn.functional import pad
 
 from mnv2_backbone.deployment.deploy import deploy
 from mnv2_backbone.deployment.export import ExportOptions, _whole, check_nms
 from mnv2_backbone.deployment.network import Detector
 from mnv2_backbone.deployment.predictor import Predictor, suppress
-from mnv2_backbone.deployment.recipe import Manifest, Recipe, dataset_meta
+from mnv2_backbone.deployment.recipe import Manifest, Recipe, dataset_meta, padding_of
 from mnv2_backbone.errors import UserError
 from mnv2_backbone.training.options import load_config
 
@@ -69,8 +70,10 @@ def trained(name: str, folder: Path, **options: object):
             scores = torch.cat([x.flatten() for x in model.eval()(images, mode='tensor')[0]])
             convs[0].weight *= 2 / scores.std()
             convs[0].bias -= scores.topk(1000).values[-1] * 2 / scores.std()
-        if cfg.default_scope == 'mmseg':
-            head.conv_seg.bias -= model.eval()(images, mode='tensor').mean((0, 2, 3))
+        if cfg.default_scope == 'mmseg':  # no class is ahead in images that are padded as in a test
+            (height, width), seen = padding_of(cfg).get('size') or (0, 0), images.shape[2:]
+            more = (0, max(width - seen[1], 0), 0, max(height - seen[0], 0))
+            head.conv_seg.bias -= model.eval()(pad(images, more), mode='tensor').mean((0, 2, 3))
     path = folder / 'model.pth'
     torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dataset_meta(cfg))), path)
     return cfg, str(path)

@@ -105,7 +105,7 @@ def _kind(path: Path, folder: Folder) -> Iterator[tuple[str, Any]]:
             yield ('voc' if root.tag == 'annotation' else 'cvat'), root
     elif suffix in ('.yaml', '.yml'):
         content = _parsed(path, yaml.safe_load)
-        if isinstance(content, dict) and 'names' in content and {'train', 'val', 'path'} & content.keys():
+        if isinstance(content, dict) and 'names' in content and {'train', 'val'} & content.keys():
             yield 'yolo', content
     elif suffix == '.txt' and path.name not in _NAMES and folder.image(path.stem, path):
         numbers = (read_lines(path) or ['0 0 0 0 0'])[0].split()
@@ -351,7 +351,7 @@ def _read_yolo(found: Found, classes: Sequence[str] | None, faults: Faults) -> t
         numbers = sorted({thing.label for sample in samples for thing in sample.things})
         raise UserError(
             f'{folder.root}: the labels have the class numbers {listing(numbers)}, and no file says their names: add '
-            'classes.txt with a name a line, or --classes NAME ...'
+            'classes.txt with a name a line, names to a data.yaml, or --classes NAME ...'
         )
     if unknown:
         allowed = f'a class number that is none of 0 to {len(names) - 1} ({listing(names, 5)})'
@@ -394,6 +394,10 @@ def _names_beside(folder: Folder) -> list[str] | None:
             raise UserError(f'{files} have other names of classes: they must be the same, or give --classes NAME ...')
         if found:
             return read_lines(found[0])
+    for path in folder.others:  # a data.yaml without the splits
+        content = _parsed(path, yaml.safe_load) if path.suffix.lower() in ('.yaml', '.yml') else None
+        if isinstance(content, dict) and 'names' in content:
+            return _yaml_names(path, content['names'])
     return None
 
 

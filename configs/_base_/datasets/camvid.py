@@ -19,7 +19,6 @@ train_pipeline = [
     dict(type='PhotoMetricDistortion'),
     dict(type='PackSegInputs'),
 ]
-test_pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
 train, val, test = (
     dict(
         type='BaseSegDataset',
@@ -29,17 +28,14 @@ train, val, test = (
         seg_map_suffix='.png',
         ignore_index=void,
         metainfo=dict(
-            classes=(
-                *('sky', 'building', 'pole', 'road', 'sidewalk', 'tree', 'sign', 'fence', 'car', 'pedestrian'),
-                'bicyclist',
-            ),
+            classes='sky building pole road sidewalk tree sign fence car pedestrian bicyclist'.split(),
             palette=[
                 *([128, 128, 128], [128, 0, 0], [192, 192, 128], [128, 64, 128], [0, 0, 192], [128, 128, 0]),
                 *([192, 128, 128], [64, 64, 128], [64, 0, 128], [64, 64, 0], [0, 128, 192]),
             ],
         ),
         test_mode=part == 'test',
-        pipeline=test_pipeline if part == 'test' else train_pipeline,
+        pipeline={{_base_.test_pipeline}} if part == 'test' else train_pipeline,
     )
     for part in ('train', 'val', 'test')
 )

@@ -28,7 +28,19 @@ train, val, test = (
         seg_map_suffix='.png',
         ignore_index=void,
         metainfo=dict(
-            classes='sky building pole road sidewalk tree sign fence car pedestrian bicyclist'.split(),
+            classes=[
+                'sky',
+                'building',
+                'pole',
+                'road',
+                'sidewalk',
+                'tree',
+                'sign',
+                'fence',
+                'car',
+                'pedestrian',
+                'bicyclist',
+            ],
             palette=[
                 *([128, 128, 128], [128, 0, 0], [192, 192, 128], [128, 64, 128], [0, 0, 192], [128, 128, 0]),
                 *([192, 128, 128], [64, 64, 128], [64, 0, 128], [64, 64, 0], [0, 128, 192]),

@@ -222,22 +222,35 @@ def test_exported_backbones_compute_the_same(backbone_inputs):
 
 @given(
     sizes=st.lists(st.tuples(st.integers(3, 6), st.integers(10, 14)), min_size=1, max_size=2),
+    shared=st.booleans(),
     background=st.sampled_from([0, -1]),
+    scores=st.sampled_from(['softmax', 'sigmoid']),
     threshold=st.sampled_from([0.001, 0.01, 0.02]),
     seed=st.integers(0, 2**31),
 )
-@settings(max_examples=8, deadline=None)
-def test_detectors_have_the_same_number_of_candidates(sizes, background, threshold, seed):
+@settings(max_examples=12, deadline=None)
+def test_detectors_have_the_same_number_of_candidates(sizes, shared, background, scores, threshold, seed):
     torch.manual_seed(seed)
     classes = peers.CLASSES + 1
-    convs = [torch.nn.Conv2d(8, anchors * classes, 1) for anchors, _ in sizes]
+    convs = [torch.nn.Conv2d(8, anchors * classes, 1) for anchors, _ in sizes[: 1 if shared else None]]
     maps = [torch.randn(1, 8, side, side) for _, side in sizes]
-    call = lambda: [conv(x) for conv, x in zip(convs, maps)]  # noqa: E731
+    call = lambda: [conv(x) for conv, x in zip(convs * (len(maps) if shared else 1), maps)]  # noqa: E731
     outputs = inputs.spread_logits(convs, call)
-    inputs.thin_candidates(convs, outputs, background, threshold)
-    scores = torch.cat([x.permute(0, 2, 3, 1).reshape(-1, classes) for x in call()]).softmax(1)
-    scores = scores[:, 1:] if background == 0 else scores[:, :-1]
-    assert int((scores > threshold).sum()) == pytest.approx(inputs.CANDIDATES, abs=2)
+    inputs.thin_candidates(convs, outputs, background, threshold, scores)
+    logits = torch.cat([x.permute(0, 2, 3, 1).reshape(-1, classes) for x in call()])
+    found = logits.softmax(1) if scores == 'softmax' else logits.sigmoid()
+    found = found[:, 1:] if background == 0 else found[:, :-1]
+    assert int((found > threshold).sum()) == pytest.approx(inputs.CANDIDATES, abs=2)
+
+
+def test_rows_of_fpnlite_find_the_same(tmp_path):
+    inputs.write_inputs(Once(), 'fpnlite', tmp_path, ROOT / 'configs')
+    outputs = []
+    for run in (ours.model_trained, ours.model_deployed):
+        turns = Once()
+        run(turns, task='fpnlite', folder=tmp_path, configs=ROOT / 'configs', device='cpu', precision='fp32')
+        outputs.append(turns.facts['output'])
+    assert DIFFERENCES['fpnlite'](*outputs) < 1e-3 and len(outputs[0]['scores']) == 100
 
 
 def test_boxes_are_compared_with_their_own():
@@ -295,7 +308,7 @@ def test_costs_by_size_and_width(tmp_path):
 @pytest.mark.parametrize(
     'options, message',
     [
-        (('--tasks', 'backbone,classify'), '--tasks classify: allowed are backbone, detect, segment, train'),
+        (('--tasks', 'backbone,classify'), '--tasks classify: allowed are backbone, detect, fpnlite, segment, train'),
         (('--names', 'keras'), '--names keras: allowed are ours-trained, '),
         (('--tasks', 'segment', '--names', 'timm'), '--names timm: the task segment has no such row'),
         (('--repeats', '0'), '--repeats 0: allowed are integers from 1'),

@@ -8,8 +8,8 @@ import torch
 
 from mnv2_backbone.deployment.backends import FORMATS, missing
 
-from .inputs import our_config
-from .ours import CHECKPOINTS, trained_backbone
+from .inputs import CHECKPOINTS, our_config
+from .ours import trained_backbone
 from .workers import Missing
 
 

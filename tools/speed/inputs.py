@@ -25,6 +25,14 @@ from mnv2_backbone.training.options import load_config
 
 from . import peers
 
+#: Our models, by task.
+CONFIGS = {
+    'detect': 'ssdlite_mnv2_coco.py',
+    'fpnlite': 'fpnlite_mnv2_320_coco.py',
+    'segment': 'deeplabv3lite_mnv2_voc.py',
+}
+#: Their weights.
+CHECKPOINTS = {'detect': 'our_detector.pt', 'fpnlite': 'our_fpnlite.pt', 'segment': 'our_segmenter.pt'}
 #: Side of a bare backbone's input.
 BACKBONE_SIZE = 320
 #: Pairs of anchor and class above the score threshold, before NMS.
@@ -38,9 +46,8 @@ SPREAD = 2.0
 
 
 def our_config(task: str, configs: Path) -> Config:
-    """The config of our detector (``'detect'``) or segmenter (``'segment'``)."""
-    names = {'detect': 'ssdlite_mnv2_coco.py', 'segment': 'deeplabv3lite_mnv2_voc.py'}
-    return load_config(str(configs / names[task]))
+    """The config of our model of a task."""
+    return load_config(str(configs / CONFIGS[task]))
 
 
 def images(count: int, height: int, width: int) -> list[np.ndarray]:
@@ -60,7 +67,8 @@ def write_calibration(folder: Path, batch: Sequence[np.ndarray]) -> None:
 def write_inputs(turns: Any, task: str, folder: Path, configs: Path, **_: Any) -> None:
     """Writes all that the variants of ``task`` read; to be run in a process of its own."""
     torch.manual_seed(0)
-    dict(backbone=_write_backbone, detect=_write_detectors, segment=_write_segmenters)[task](folder, configs)
+    write = dict(backbone=_write_backbone, detect=_write_detectors, fpnlite=_write_fpnlite, segment=_write_segmenters)
+    write[task](folder, configs)
     turns.begin()
 
 
@@ -98,29 +106,34 @@ def settle_norms(network: nn.Module, call: Callable[[], Any]) -> None:
 
 @torch.no_grad()
 def spread_logits(convs: Sequence[nn.Conv2d], call: Callable[[], Any]) -> list[Tensor]:
-    """Gives the outputs of last convolutions mean 0 and deviation :data:`SPREAD`; returns what ``call`` then gives."""
-    found: dict[nn.Module, Tensor] = {}
-    handles = [conv.register_forward_hook(lambda module, _, output: found.update({module: output})) for conv in convs]
+    """Gives the outputs of last convolutions mean 0 and deviation :data:`SPREAD`; returns what ``call`` then gives.
+
+    A convolution that several maps share gives as many outputs.
+    """
+    found: dict[nn.Module, list[Tensor]] = {conv: [] for conv in convs}
+    handles = [conv.register_forward_hook(lambda module, _, output: found[module].append(output)) for conv in convs]
     call()
     for handle in handles:
         handle.remove()
     outputs = []
     for conv in convs:
-        output = found[conv]
-        mean, scale = output.mean(), SPREAD / output.std()
+        values = torch.cat([x.flatten() for x in found[conv]])
+        mean, scale = values.mean(), SPREAD / values.std()
         assert conv.bias is not None
         conv.weight *= scale
         conv.bias.copy_((conv.bias - mean) * scale)
-        outputs.append((output - mean) * scale)
+        outputs += [(x - mean) * scale for x in found[conv]]
     return outputs
 
 
 @torch.no_grad()
-def thin_candidates(convs: Sequence[nn.Conv2d], outputs: Sequence[Tensor], background: int, score_thr: float) -> None:
-    """Shifts the background's bias so that :data:`CANDIDATES` softmax scores pass a threshold.
+def thin_candidates(
+    convs: Sequence[nn.Conv2d], outputs: Sequence[Tensor], background: int, score_thr: float, scores: str = 'softmax'
+) -> None:
+    """Shifts the bias of all classes but the background so that :data:`CANDIDATES` scores pass a threshold.
 
     ``convs`` are the last convolutions of the class scores, the classes of an anchor side by side, ``outputs`` theirs
-    for one image; ``background`` is its place among the classes.
+    for one image; ``background`` is its place among the classes; ``scores`` is ``'softmax'`` or ``'sigmoid'``.
     """
     classes = peers.CLASSES + 1
     logits = torch.cat([x.permute(0, 2, 3, 1).reshape(-1, classes) for x in outputs])
@@ -128,8 +141,9 @@ def thin_candidates(convs: Sequence[nn.Conv2d], outputs: Sequence[Tensor], backg
 
     def passing(shift: float) -> int:
         shifted = logits.clone()
-        shifted[:, background] += shift
-        return int((shifted.softmax(1)[:, foreground] > score_thr).sum())
+        shifted[:, foreground] -= shift
+        found = shifted.softmax(1) if scores == 'softmax' else shifted.sigmoid()
+        return int((found[:, foreground] > score_thr).sum())
 
     low, high = -50.0, 50.0
     for _ in range(40):
@@ -137,7 +151,7 @@ def thin_candidates(convs: Sequence[nn.Conv2d], outputs: Sequence[Tensor], backg
         low, high = (middle, high) if passing(middle) > CANDIDATES else (low, middle)
     for conv in convs:
         assert conv.bias is not None
-        conv.bias.view(-1, classes)[:, background] += high
+        conv.bias.view(-1, classes)[:, foreground] -= high
 
 
 def _write_backbone(folder: Path, configs: Path) -> None:
@@ -150,35 +164,40 @@ def _write_backbone(folder: Path, configs: Path) -> None:
     np.save(folder / 'normalised.npy', normalised.numpy())
 
 
-def _write_detectors(folder: Path, configs: Path) -> None:
+def _prepare_detector(model: Any, batch: Sequence[np.ndarray], target: Path) -> None:
+    """Gives one of MMDetection's or ours norms and scores as of a trained one, and writes its weights."""
+    inputs = [torch.from_numpy(cv2.resize(x, (320, 320))).permute(2, 0, 1) for x in batch]
+    data = model.data_preprocessor(dict(inputs=inputs, data_samples=None))['inputs']
+    settle_norms(model, lambda: model(data))
+    convs = [module[-1] for module in model.bbox_head.cls_convs]
+    outputs = spread_logits(convs, lambda: model(data[:1]))
+    scores = getattr(model.bbox_head, 'score_converter', 'softmax')
+    thin_candidates(convs, outputs, -1, model.test_cfg.score_thr, scores)
+    torch.save(model.state_dict(), target)
+
+
+def _write_our_detector(task: str, folder: Path, configs: Path) -> list[np.ndarray]:
+    """Writes what our rows of a detector need; returns the images."""
     from mmdet.apis import init_detector
 
-    def last(modules: Any) -> list[nn.Conv2d]:
-        return [module[-1] for module in modules]
-
     batch = images(4, 480, 640)
-    np.save(folder / 'detect.npy', batch[0])
+    np.save(folder / f'{task}.npy', batch[0])
     write_calibration(folder, batch)
+    _prepare_detector(init_detector(our_config(task, configs), device='cpu'), batch, folder / CHECKPOINTS[task])
+    return batch
 
-    def prepare_mm(model: Any) -> None:
-        inputs = [torch.from_numpy(cv2.resize(x, (320, 320))).permute(2, 0, 1) for x in batch]
-        data = model.data_preprocessor(dict(inputs=inputs, data_samples=None))['inputs']
-        settle_norms(model, lambda: model(data))
-        convs = last(model.bbox_head.cls_convs)
-        outputs = spread_logits(convs, lambda: model(data[:1]))
-        thin_candidates(convs, outputs, -1, model.test_cfg.score_thr)
 
-    ours = init_detector(our_config('detect', configs), device='cpu')
-    prepare_mm(ours)
-    torch.save(ours.state_dict(), folder / 'our_detector.pt')
-    theirs = peers.mmdet_detector()
-    prepare_mm(theirs)
-    torch.save(theirs.state_dict(), folder / 'mmdet_detector.pt')
+def _write_fpnlite(folder: Path, configs: Path) -> None:
+    _write_our_detector('fpnlite', folder, configs)
 
+
+def _write_detectors(folder: Path, configs: Path) -> None:
+    batch = _write_our_detector('detect', folder, configs)
+    _prepare_detector(peers.mmdet_detector(), batch, folder / 'mmdet_detector.pt')
     network: Any = peers.torchvision_detector()
     tensors = [peers.as_tensor(x, 'cpu') for x in batch]
     settle_norms(network, lambda: network(tensors))
-    convs = last(network.head.classification_head.module_list)
+    convs = [module[-1] for module in network.head.classification_head.module_list]
     outputs = spread_logits(convs, lambda: network(tensors[:1]))
     thin_candidates(convs, outputs, 0, network.score_thresh)
     torch.save(network.state_dict(), folder / 'torchvision_detector.pt')

@@ -160,5 +160,6 @@ def boxes_differ(ours: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]
 DIFFERENCES: dict[str, Callable[[Any, Any], float | None]] = {
     'backbone': lambda ours, other: float(np.abs(ours - other).max()),
     'detect': boxes_differ,
+    'fpnlite': boxes_differ,
     'segment': lambda ours, other: float((ours != other).mean()),
 }

@@ -14,11 +14,9 @@ from mnv2_backbone import SLIM_INIT, MobileNetV2
 from mnv2_backbone.deployment.backends import FORMATS
 from mnv2_backbone.training.cpu import keep_freed_memory
 
-from .inputs import our_config
+from .inputs import CHECKPOINTS, our_config
 from .peers import eager, take_weights
 from .workers import Worker
-
-CHECKPOINTS = {'detect': 'our_detector.pt', 'segment': 'our_segmenter.pt'}
 
 
 def trained_backbone(folder: Path) -> MobileNetV2:
@@ -29,16 +27,12 @@ def trained_backbone(folder: Path) -> MobileNetV2:
 
 
 def trained_model(task: str, folder: Path, configs: Path) -> Any:
-    """Our detector (``'detect'``) or segmenter (``'segment'``), as MMDetection and MMSegmentation load it."""
-    cfg = our_config(task, configs)
-    if task == 'detect':
-        from mmdet.apis import init_detector
-
-        model = init_detector(cfg, device='cpu')
-    else:
+    """Our model of a task, as MMDetection or MMSegmentation loads it."""
+    if task == 'segment':
         from mmseg.apis import init_model
-
-        model = init_model(cfg, device='cpu')
+    else:
+        from mmdet.apis import init_detector as init_model
+    model = init_model(our_config(task, configs), device='cpu')
     model.load_state_dict(torch.load(folder / CHECKPOINTS[task]))
     return model
 
@@ -68,30 +62,19 @@ def backbone_trained(turns: Any, folder: Path, device: str, precision: str, **_:
     eager(turns, lambda: network(x)[0], device, precision, lambda y: y.float().cpu().numpy())
 
 
-def detect_trained(turns: Any, folder: Path, configs: Path, device: str, precision: str, **_: Any) -> None:
-    """The detector through MMDetection's ``inference_detector``."""
-    from mmdet.apis import inference_detector
+def model_trained(turns: Any, task: str, folder: Path, configs: Path, device: str, precision: str, **_: Any) -> None:
+    """A whole model through ``inference_detector`` of MMDetection or ``inference_model`` of MMSegmentation."""
+    model = trained_model(task, folder, configs).to(device)
+    image = np.load(folder / f'{task}.npy')
+    if task == 'segment':
+        from mmseg.apis import inference_model as infer
+    else:
+        from mmdet.apis import inference_detector as infer
 
-    model = trained_model('detect', folder, configs).to(device)
-    image = np.load(folder / 'detect.npy')
-    eager(
-        turns, lambda: inference_detector(model, image), device, precision, lambda sample: boxes(sample.pred_instances)
-    )
+    def output(sample: Any) -> Any:
+        return sample.pred_sem_seg.data[0].cpu().numpy() if task == 'segment' else boxes(sample.pred_instances)
 
-
-def segment_trained(turns: Any, folder: Path, configs: Path, device: str, precision: str, **_: Any) -> None:
-    """The segmenter through MMSegmentation's ``inference_model``."""
-    from mmseg.apis import inference_model
-
-    model = trained_model('segment', folder, configs).to(device)
-    image = np.load(folder / 'segment.npy')
-    eager(
-        turns,
-        lambda: inference_model(model, image),
-        device,
-        precision,
-        lambda sample: sample.pred_sem_seg.data[0].cpu().numpy(),
-    )
+    eager(turns, lambda: infer(model, image), device, precision, output)
 
 
 def backbone_deployed(turns: Any, folder: Path, precision: str, **_: Any) -> None:
@@ -113,34 +96,27 @@ def backbone_exported(turns: Any, format: str, folder: Path, precision: str, **_
     turns.loop(lambda: run(x), output=run(x)[0].copy())
 
 
-def detect_deployed(turns: Any, folder: Path, configs: Path, precision: str, **_: Any) -> None:
-    """The detector from ``deploy``."""
+def model_deployed(turns: Any, task: str, folder: Path, configs: Path, precision: str, **_: Any) -> None:
+    """A whole model from ``deploy``."""
     from mnv2_backbone import deploy
 
-    detect: Any = deploy(trained_model('detect', folder, configs), precision=precision)
-    image = np.load(folder / 'detect.npy')
-    turns.loop(lambda: detect([image]), output=boxes(detect([image])[0]))
-
-
-def segment_deployed(turns: Any, folder: Path, configs: Path, precision: str, **_: Any) -> None:
-    """The segmenter from ``deploy``."""
-    from mnv2_backbone import deploy
-
-    segment: Any = deploy(trained_model('segment', folder, configs), precision=precision)
-    image = np.load(folder / 'segment.npy')
-    turns.loop(lambda: segment([image]), output=segment([image])[0])
+    _run_model(turns, task, folder, deploy(trained_model(task, folder, configs), precision=precision))
 
 
 def model_exported(turns: Any, task: str, format: str, folder: Path, configs: Path, precision: str, **_: Any) -> None:
-    """The detector or segmenter in an exported file, run by the file's back end."""
+    """A whole model in an exported file, run by the file's back end."""
     from mnv2_backbone.deployment.predictor import Predictor
 
     target = folder / f'{task}_{precision}{FORMATS[format].suffix}'
     written(target, 'model', folder=folder, configs=configs, task=task, format=format, precision=precision)
-    run = Predictor.from_file(target, torch.get_num_threads())
+    _run_model(turns, task, folder, Predictor.from_file(target, torch.get_num_threads()))
+
+
+def _run_model(turns: Any, task: str, folder: Path, model: Any) -> None:
+    """Takes the time from an image to boxes or labels."""
     image = np.load(folder / f'{task}.npy')
-    found = run([image])[0]
-    turns.loop(lambda: run([image]), output=boxes(found) if task == 'detect' else found)
+    found = model([image])[0]
+    turns.loop(lambda: model([image]), output=found if task == 'segment' else boxes(found))
 
 
 def train(turns: Any, folder: Path, configs: Path, data: Path, precision: str, **_: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from mnv2_backbone.deployment.backends import FORMATS
 
-TASKS = ('backbone', 'detect', 'segment', 'train')
+TASKS = ('backbone', 'detect', 'fpnlite', 'segment', 'train')
 #: Our fast forms, the format of the exported file if it is one, and the precisions that each has on a CPU.
 FORMS = {
     'deployed': ('', ('fp32', 'bf16')),
@@ -52,20 +52,23 @@ def variants(task: str, device: str) -> list[Variant]:
             *((name, 'peers:backbone') for name in ('torchvision', 'timm', 'mmdet', 'mmseg')),
         ],
         'detect': [
-            ('ours-trained', f'{_OURS}:detect_trained'),
+            ('ours-trained', f'{_OURS}:model_trained'),
             ('torchvision', 'peers:detect_torchvision'),
             ('mmdet', 'peers:detect_mmdet'),
         ],
+        'fpnlite': [('ours-trained', f'{_OURS}:model_trained')],
         'segment': [
-            ('ours-trained', f'{_OURS}:segment_trained'),
+            ('ours-trained', f'{_OURS}:model_trained'),
             ('torchvision', 'peers:segment_torchvision'),
             ('mmseg', 'peers:segment_mmseg'),
         ],
         'train': [('ours-trained', f'{_OURS}:train'), ('mmdet', 'training:mmdet')],
     }[task]
     if device == 'cuda':
-        return [Variant(task, name, x, runs, dict(name=name)) for name, runs in eager for x in ('fp32', 'bf16')]
-    trained, *peers = (Variant(task, name, 'fp32', runs, dict(name=name)) for name, runs in eager)
+        return [
+            Variant(task, name, x, runs, dict(task=task, name=name)) for name, runs in eager for x in ('fp32', 'bf16')
+        ]
+    trained, *peers = (Variant(task, name, 'fp32', runs, dict(task=task, name=name)) for name, runs in eager)
     if task == 'train':  # MMDetection's autocast needs a GPU
         return [trained, replace(trained, precision='bf16'), *peers]
     fast = [
@@ -78,6 +81,4 @@ def variants(task: str, device: str) -> list[Variant]:
 
 
 def _function(task: str, format: str) -> str:
-    if not format:
-        return f'{task}_deployed'
-    return 'backbone_exported' if task == 'backbone' else 'model_exported'
+    return f'{"backbone" if task == "backbone" else "model"}_{"exported" if format else "deployed"}'

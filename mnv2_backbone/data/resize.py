@@ -46,8 +46,14 @@ def tf_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
         first += second
         return first
 
-    left, right = (between(pixels(top, x), pixels(bottom, x), down) for x in columns)
-    return between(left, right, across).reshape(height, width, -1)
+    def column(x: np.ndarray) -> np.ndarray:
+        upper = pixels(top, x)
+        return between(upper, pixels(bottom, x), down) if down.any() else upper
+
+    # At an integer scale, as for photos of 640 or 1280 pixels at 320, pixels are read as they are.
+    found = column(columns[0])
+    found = between(found, column(columns[1]), across) if across.any() else found
+    return found.reshape(height, width, -1)
 
 
 @TRANSFORMS.register_module()

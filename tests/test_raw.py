@@ -82,3 +82,16 @@ def test_label_maps_are_the_segmenters(resizes: bool) -> None:
     large = np.repeat(np.repeat(image, 4, 0), 4, 1)  # made smaller than it is, if need be
     ((found,),) = run([large])
     assert found.shape == large.shape[:2]
+
+
+@pytest.mark.parametrize(
+    ('test_cfg', 'kept'), [({}, [0, 1]), ({'min_bbox_size': -1}, [0, 1]), ({'min_bbox_size': 0}, [0])]
+)
+def test_boxes_outside_of_the_image_go_if_min_bbox_size_says_so(test_cfg: dict, kept: list[int]) -> None:
+    boxes = np.array([[[0.1, 0.2, 0.5, 0.6], [0.3, 1.1, 0.4, 1.3], [0, 0, 0, 0]]], np.float32)  # y1, x1, y2, x2
+    outputs = [boxes, np.array([[4, 5, 0]]), np.array([2]), np.array([[0.9, 0.8, 0]])]  # the third is padding
+    recipe = Recipe('detect', ('a',) * 6, (), SIZE, test_cfg=test_cfg)
+    manifest = Manifest(recipe, nms=True, decoding=dict(anchors=''))
+    corners, scores, labels = RunRaw(manifest, lambda _: outputs)([np.zeros((50, 100, 3), np.uint8)])[0]
+    assert labels.tolist() == np.array([4, 5])[kept].tolist() and scores.tolist() == np.array([0.9, 0.8])[kept].tolist()
+    assert np.allclose(corners, np.array([[20, 5, 60, 25], [100, 15, 100, 20]])[kept])

@@ -129,7 +129,9 @@ class RunRaw:
         sides = np.array([shape[1], shape[0]] * 2, np.float32)
         found = slice(int(count))
         corners = np.clip(boxes[0][found][:, [1, 0, 3, 2]], 0, 1) * sides
-        return corners, scores[0, found], labels[0, found].astype(np.int64)
+        # The operator keeps boxes that lie outside of the image, which min_bbox_size=0 does without.
+        kept = (corners[:, 2:] - corners[:, :2] > self.recipe.test_cfg.get('min_bbox_size', -1)).all(1)
+        return corners[kept], scores[0, found][kept], labels[0, found][kept].astype(np.int64)
 
     def _labels(self, outputs: Sequence[np.ndarray], shape: Sequence[int]) -> tuple[np.ndarray, ...]:
         logits = torch.from_numpy(outputs[0]).permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""Google's DeepLabv3-MobileNetV2 of width 0.5 for phones: images squeezed to 257x257, output stride 8.
+"""Google's DeepLabv3-MobileNetV2 of width 0.5 for phones: images resized to 257x257, output stride 8.
 
     mnv2 convert deeplabv3_257_mv_gpu.tflite half.pth
     mnv2 test deeplabv3lite_mnv2_050_voc_tf.py half.pth

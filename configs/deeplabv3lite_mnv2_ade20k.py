@@ -1,6 +1,6 @@
 """DeepLabv3-lite-MobileNetV2 on ADE20K, 150 classes.
 
-    tools/dist_train.sh configs/deeplabv3lite_mnv2_ade20k.py 4
+    tools/dist_train.sh configs/deeplabv3lite_mnv2_ade20k.py 4 --cfg-options train_dataloader.batch_size=4
 
 119 epochs are 150000 iterations of 16 images. This recipe has not been run.
 """

@@ -1,6 +1,6 @@
 """DeepLabv3-lite-MobileNetV2 on Cityscapes: the MobileNetV3 paper's "V2 R-ASPP F256", 2.11 M, 21.2 G multiply-adds.
 
-    tools/dist_train.sh configs/deeplabv3lite_mnv2_cityscapes.py 4
+    tools/dist_train.sh configs/deeplabv3lite_mnv2_cityscapes.py 4 --cfg-options train_dataloader.batch_size=2
 
 242 epochs are 90000 iterations of 8 images. This recipe has not been run; the paper reports 72.84 mIoU.
 """

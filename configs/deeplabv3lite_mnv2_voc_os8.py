@@ -1,4 +1,4 @@
-"""The same network at output stride 8: 8.83 G multiply-adds. The weights of either stride serve the other.
+"""The same network at output stride 8: 8.83 G multiply-adds. Weights are interchangeable between strides.
 
 mnv2 test deeplabv3lite_mnv2_voc_os8.py CHECKPOINT
 """

@@ -1,6 +1,6 @@
 """FPNLite-MobileNetV2 on COCO at 640x640, TensorFlow's ssd_mobilenet_v2_fpnlite_640x640_coco17_tpu-8.
 
-    mnv2 train fpnlite_mnv2_640_coco.py
+    tools/dist_train.sh configs/fpnlite_mnv2_640_coco.py 8
 
 As fpnlite_mnv2_320_coco.py; TensorFlow's model zoo reports AP 0.282.
 """

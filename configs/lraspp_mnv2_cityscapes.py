@@ -1,6 +1,6 @@
 """Lite R-ASPP on Cityscapes: the MobileNetV3 paper's "V2 RF2 LR-ASPP", 1.03 M, 12.8 G multiply-adds.
 
-    tools/dist_train.sh configs/lraspp_mnv2_cityscapes.py 4
+    tools/dist_train.sh configs/lraspp_mnv2_cityscapes.py 4 --cfg-options train_dataloader.batch_size=2
 
 This recipe has not been run; the paper reports 72.97 mIoU, and 72.74 with decode_head.channels=128.
 """

@@ -1,4 +1,4 @@
-"""MobileNetV2 for dense prediction: a backbone exact to TF-slim, with SSDLite and DeepLabv3-lite on top.
+"""MobileNetV2 for dense prediction: a backbone exact to TF-slim, with SSDLite, FPNLite and DeepLabv3-lite on top.
 
 Importing the package registers its scope with mmengine, ``mnv2://`` weights and ``_base_ = 'mnv2_backbone::NAME'``,
 offers operators for an mmcv that is not compiled, and does nothing else. What needs PyTorch or MMDetection is imported

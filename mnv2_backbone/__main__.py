@@ -12,15 +12,15 @@ from .configs import HOME
 
 #: The script of each subcommand, and what it does.
 COMMANDS = {
-    'infer': ('infer', 'find objects or classes of pixels in images and videos'),
+    'infer': ('infer', 'detect objects in images and videos, or segment them'),
     'finetune': ('finetune', 'train on a folder of your annotated images, in one step'),
     'train': ('train', 'train what a config describes'),
     'test': ('test', 'evaluate weights or an exported file'),
-    'export': ('export', 'write a file for ONNX Runtime, OpenVINO or PyTorch'),
+    'export': ('export', 'write a file for ONNX Runtime, OpenVINO, PyTorch, LiteRT or ncnn'),
     'describe': ('describe', 'print the network layer by layer with its cost'),
     'convert': ('convert_weights', 'convert weights of other libraries'),
     'benchmark': ('benchmark', 'measure times beside other libraries'),
-    'compare': ('compare_peers', "train other libraries' MobileNetV2 alike"),
+    'compare': ('compare_peers', "train other libraries' MobileNetV2 with the same recipe"),
     'curves': ('plot_curves', 'draw the curves of training runs'),
     'toy': ('make_toy_dataset', 'write a small data set of drawn shapes'),
 }

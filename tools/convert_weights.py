@@ -22,7 +22,7 @@ def main() -> int:
         '--classes',
         choices=('all', 'coco'),
         default='all',
-        help="of a detector: all as they are, or the 80 used of COCO's 90 ids",
+        help="of a detector: all as they are, or the 80 in use of COCO's 90 ids",
     )
     parser.add_argument(
         '--layout',

@@ -18,7 +18,7 @@ from mnv2_backbone.training.command_line import check_files
 def main() -> int:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='the config file')
+    parser.add_argument('config', help='config file, or the name of one in the package')
     parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'), help="input size; the config's own by default")
     parser.add_argument('--compare', action='store_true', help="add the paper's tables 3 and 4 beside ours")
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')

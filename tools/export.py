@@ -1,8 +1,8 @@
-"""Writes a detector or segmenter as a file for ONNX Runtime, OpenVINO, PyTorch, LiteRT or ncnn; it needs no config.
+"""Writes a detector or segmenter as a file for ONNX Runtime, OpenVINO, PyTorch, LiteRT or ncnn.
 
-The file takes images (N, H, W, 3), BGR, uint8, of any number and size, and returns boxes and scores in their pixels, or
+The file needs no config. It takes images (N, H, W, 3), BGR, uint8, of any number and size, and returns boxes and scores in their pixels, or
 label maps; .tflite and ncnn files take one image of a fixed size, see docs/deploy.md. Classes, sizes and thresholds are
-in the file. tools/infer.py and tools/test.py take it in place of weights.
+in the file. mnv2 infer and mnv2 test take it in place of weights.
 """
 
 import argparse
@@ -21,12 +21,12 @@ from mnv2_backbone.training.command_line import check_files
 def main() -> int:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='the config file')
+    parser.add_argument('config', help='config file, or the name of one in the package')
     parser.add_argument('weights', help='checkpoint or mnv2:// name')
     parser.add_argument('--format', default='onnx', help=f'{", ".join(FORMATS)} (default: onnx)')
     parser.add_argument('--precision', default='fp32', help=f'{", ".join(PRECISIONS)} (default: fp32)')
     parser.add_argument('--calib', type=Path, metavar='FOLDER', help='images to calibrate int8 with')
-    parser.add_argument('--nms', action='store_true', help='NMS inside the file')
+    parser.add_argument('--nms', action='store_true', help='include NMS in the file')
     parser.add_argument(
         '--input-size',
         nargs=2,

@@ -1,8 +1,8 @@
 """Trains a detector or segmenter on a folder of annotated images, and writes it as a file to use.
 
 DATA is a folder, a zip file, a data.yaml or a COCO file. Boxes are read from COCO, Pascal VOC, YOLO, CVAT and labelme
-files, masks from PNG files or from the outlines in COCO, labelme, CVAT and YOLO files. What is trained is chosen from
-what is found, and said; every choice has an option.
+files, masks from PNG files or from the outlines in COCO, labelme, CVAT and YOLO files. Task, input
+size and schedule are chosen from the data and printed; every choice has an option.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='part set aside for validation, if there is no split (0.2)',
     )
     parser.add_argument('--size', type=int, nargs=2, metavar=('W', 'H'), help='input size in pixels')
-    text = 'train without distorted colours: where these tell the classes apart, as in stained cells'
+    text = 'no colour augmentation: for classes told apart by colour, as stained cells'
     parser.add_argument('--keep-colours', action='store_true', help=text)
     parser.add_argument('--weights', metavar='CKPT', help='start from these weights, also of other classes')
     parser.add_argument('--epochs', type=int, metavar='N', help='length of the training')

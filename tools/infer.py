@@ -1,7 +1,7 @@
 """Detects or segments in images and videos: draws the results and writes them as JSON.
 
 Without a config it detects COCO's 80 classes with Google's ssdlite_mobilenet_v2_coco, or runs a file that
-tools/export.py wrote.
+mnv2 export wrote.
 """
 
 import argparse

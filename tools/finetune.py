@@ -7,6 +7,7 @@ size and schedule are chosen from the data and printed; every choice has an opti
 
 import argparse
 import os
+import shlex
 import shutil
 import sys
 import warnings
@@ -133,7 +134,8 @@ def finetune(args: argparse.Namespace, work_dir: Path) -> 'Scores | None':
             config = write_config(data, choices, title, work_dir, args.patience, args.seed)
         print_choices(choices, config, console)
     if args.dry_run:
-        console.print(f'\ntrain with: mnv2 train {config} --work-dir {work_dir / "training"}')
+        command_line = shlex.join(['mnv2', 'train', str(config), '--work-dir', str(work_dir / 'training')])
+        console.print(f'\ntrain with: {command_line}')
         return None
     return train_and_report(data, choices, work_dir, args.export, console)
 

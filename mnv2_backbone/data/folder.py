@@ -9,9 +9,15 @@ from ..errors import UserError, listing
 from .files import IMAGES
 
 SPLITS = ('train', 'val', 'test')
-_SPLIT = re.compile(r'(?<![a-z])(train|val|valid|validation|test)(ing)?(?![a-z])')
-#: Folders that hold results, and images made from masks.
-_NOT_DATA = re.compile(r'\.|__MACOSX$|work_dirs$|runs$|SegmentationObject|.*Visualization$|.*_color$')
+#: What lists and folders of a split are called.
+SPLIT_NAMES = dict(
+    train='train', training='train', val='val', valid='val', validation='val', test='test', testing='test'
+)
+_SPLIT = re.compile(f'(?<![a-z])({"|".join(SPLIT_NAMES)})(?![a-z])')
+#: Folders that hold results, and, unless there are annotations in them, images made from masks.
+_NOT_DATA = re.compile(r'\.|__MACOSX$|work_dirs$|runs$|SegmentationObject')
+_DRAWN = re.compile(r'.*(Visualization|_color)$')
+_ANNOTATIONS = ('.xml', '.json', '.txt')
 _OF_MASKS = re.compile(r'mask|label|annot|seg|target|ground.?truth|(^|_)gt($|_)')
 _OF_IMAGES = re.compile(r'image|img|photo|picture|input')
 _MASK_NAME = re.compile(r'(_(mask|labels?|L|gt|seg|segmentation))$|(\.jpe?g|\.png)$')
@@ -19,9 +25,10 @@ _MASK_NAME = re.compile(r'(_(mask|labels?|L|gt|seg|segmentation))$|(\.jpe?g|\.pn
 
 def split_of(path: str | Path) -> str:
     """The split that the parts of a relative path name (``valid/images``, ``instances_val2017``), or an empty text."""
-    for part in reversed(Path(path).parts):
-        if found := _SPLIT.search(part.lower()):
-            return 'val' if found[1].startswith('val') else found[1]
+    parts = [part.lower() for part in reversed(Path(path).parts)]
+    for part in [part for part in parts if part in SPLIT_NAMES] or parts:
+        if found := _SPLIT.search(part):
+            return SPLIT_NAMES[found[1]]
     return ''
 
 
@@ -34,12 +41,18 @@ class Folder:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(os.path.abspath(root))
-        files = []
+        files, seen = [], set()
         for folder, inside, names in os.walk(self.root, followlinks=True):
+            drawn = _DRAWN.match(folder) and not any(name.lower().endswith(_ANNOTATIONS) for name in names)
+            if drawn or (place := os.path.realpath(folder)) in seen:  # links may lead to where they are
+                inside.clear()
+                continue
+            seen.add(place)
             inside[:] = [name for name in inside if not _NOT_DATA.match(name)]
             files += [Path(folder, name) for name in names if not name.startswith('.')]
         files.sort()
         self.others = [path for path in files if path.suffix.lower() not in IMAGES]
+        self._annotated = {path.with_suffix('') for path in self.others if path.suffix.lower() in _ANNOTATIONS}
         every = [path for path in files if path.suffix.lower() in IMAGES]
         maybe = [path for path in every if path.suffix.lower() == '.png' and self._is_like_a_mask(path)]
         self.images = sorted(set(every) - set(maybe))
@@ -55,9 +68,13 @@ class Folder:
         for image in self.images:
             self._stems[image.stem].append(image)
         self._known = set(self.images)
+        self._folders = {part for image in self.images for part in image.relative_to(self.root).parts[:-1]}
+        self._splits = {self.split_of(image) for image in self.images}
 
     def _is_like_a_mask(self, path: Path) -> bool:
-        """By its name, or the innermost of its folders that says what it is for."""
+        """By its name, or the innermost of its folders that says what it is for; annotations are beside images only."""
+        if path.with_suffix('') in self._annotated:
+            return False
         parts = [part.lower() for part in reversed(path.relative_to(self.root).parent.parts)]
         told = next((part for part in parts if _OF_MASKS.search(part) or _OF_IMAGES.search(part)), '')
         return bool(_MASK_NAME.search(path.stem) or (_OF_MASKS.search(told) and not _OF_IMAGES.search(told)))
@@ -74,7 +91,8 @@ class Folder:
         """The image that the annotation file ``near`` calls ``name``: a path, or a name with or without its suffix.
 
         Of images of that name the one is taken whose folders have most names in common with those of the annotation,
-        the split included.
+        the split included; none in the folder of another split, or in another folder than the name says, if the folder
+        has images in the right one.
 
         Raises:
             UserError: There are several that have as many.
@@ -88,9 +106,13 @@ class Folder:
             found = self._stems.get(wanted.name, [])
         if same := [path for path in found if path.name == wanted.name]:
             found = same
+        split, folders = split_of(self.short(near)), self._folders.intersection(wanted.parts[:-1])
+        if folders:
+            found = [path for path in found if folders.intersection(path.relative_to(self.root).parts[:-1])]
+        if split in self._splits:
+            found = [path for path in found if self.split_of(path) in ('', split)]
         if len(found) > 1:
             context = {*Path(self.short(near)).parts[:-1], *wanted.parts[:-1]}
-            split = split_of(self.short(near))
             shared = [
                 len(context & set(path.relative_to(self.root).parts[:-1]))
                 + (bool(split) and self.split_of(path) == split)
@@ -108,13 +130,13 @@ def mask_stem(path: Path) -> str:
     return _MASK_NAME.sub('', path.stem)
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not blank, stripped.
+def read_lines(path: Path, blank: bool = False) -> list[str]:
+    """The lines of a text file, stripped; without those that are blank, or with those before its last.
 
     Raises:
         UserError: The file is no text.
     """
     try:
-        return [line.strip() for line in path.read_text('utf-8-sig').splitlines() if line.strip()]
+        return [line.strip() for line in path.read_text('utf-8-sig').rstrip().splitlines() if blank or line.strip()]
     except (UnicodeDecodeError, OSError) as error:
         raise UserError(f'{path} cannot be read as text: {error}') from error

@@ -44,9 +44,21 @@ def decoded_size(path: Path) -> tuple[int, int] | None:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            return (width, height) if image.getexif().get(0x0112, 1) >= 5 else (height, width)
+            tags = Image.Exif()
+            tags.load(image.info.get('exif') or b'')  # not getexif(), which looks into XMP too, as OpenCV does not
+            return (width, height) if tags.get(0x0112, 1) >= 5 else (height, width)
     except Exception:  # whatever a decoder raises at damaged input
         return None
+
+
+def is_whole(path: Path) -> bool:
+    """Whether an image file was not cut off and, if it is no JPEG or PNG file, OpenCV decodes it."""
+    try:
+        data = path.read_bytes()
+        _check_complete(data)
+        return data.startswith(tuple(_ENDINGS)) or mmcv.imfrombytes(data) is not None
+    except Exception:  # whatever a decoder raises at damaged input
+        return False
 
 
 def _check_complete(data: bytes) -> None:

@@ -7,6 +7,7 @@ masks are dealt with here.
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,13 +22,14 @@ from globox.errors import ParsingError
 
 from ..errors import UserError, listing, one_line
 from .files import IMAGES
-from .folder import Folder, mask_stem, read_lines, split_of
-from .images import decoded_size
+from .folder import SPLIT_NAMES, Folder, mask_stem, read_lines, split_of
+from .images import decoded_size, is_whole
 from .samples import Faults, Sample, Thing
 
 #: Files with the names of classes, one a line, for formats that have numbers only.
 _NAMES = ('classes.txt', 'obj.names', 'labels.txt', '_darknet.labels', 'predefined_classes.txt')
 _LONELY, _DAMAGED = 'annotations without an image, left out', 'images that cannot be read, left out'
+_UNUSED = 'images without annotations, not used'
 
 
 @dataclass
@@ -145,8 +147,8 @@ def read(found: Found, classes: Sequence[str] | None, faults: Faults) -> tuple[l
         samples, names = _READERS[found.format](found, classes, faults)
     used = {sample.image for sample in samples}
     if len(used) < len(samples):
-        images = [sample.image for sample in samples]
-        twice = listing(sorted({found.folder.short(image) for image in images if images.count(image) > 1}), 4)
+        counts = Counter(sample.image for sample in samples)
+        twice = listing(sorted(found.folder.short(image) for image, count in counts.items() if count > 1), 4)
         raise UserError(f'annotated more than once: {twice}; remove one of the annotations, or name one file as DATA')
     for label in {thing.label for sample in samples for thing in sample.things} | set(names):
         if alike := [name for name in names if name != label and name.lower() == label.lower()]:
@@ -156,16 +158,17 @@ def read(found: Found, classes: Sequence[str] | None, faults: Faults) -> tuple[l
     damaged = set(faults.kinds.get(_DAMAGED, ()))
     for mask in found.folder.lonely_masks if found.format == 'masks' else ():
         faults.add(_LONELY, found.folder.short(mask))
+    why = 'without annotations' if found.sources[0][1] is None else f'that {found.sources[0][0].name} does not name'
     for image in found.folder.images:
         if image not in used and found.folder.short(image) not in damaged:
-            faults.add('images without annotations, not used', found.folder.short(image))
+            faults.add(f'images {why}, not used' if found.format == 'yolo' else _UNUSED, found.folder.short(image))
     return samples, names
 
 
 def _sample(folder: Folder, name: str, near: Path, faults: Faults, stated: Sequence[Any] = ()) -> Sample | None:
     """The sample of an image that an annotation names, as yet without objects; ``stated`` is its (width, height)."""
     image = folder.image(name, near)
-    size = decoded_size(image) if image else None
+    size = decoded_size(image) if image and is_whole(image) else None
     if image is None:
         faults.add(_LONELY, f'{name} in {folder.short(near)}' if near.stem != Path(name).stem else folder.short(near))
         return None
@@ -205,10 +208,13 @@ def _read_coco(found: Found, classes: Sequence[str] | None, faults: Faults) -> t
                     if entry[key] not in ids:
                         raise UserError(f'{where}: annotations[{i}].{key} is {entry[key]!r}, an id that nothing has')
                 left, top, width, height = map(float, entry['bbox'])
-                label, crowd = categories[entry['category_id']], bool(entry.get('iscrowd'))
+                label, crowd = categories[entry['category_id']], bool(entry.get('iscrowd') or entry.get('ignore'))
                 box = (left, top, left + width, top + height)
                 things[entry['image_id']].append(Thing(label, box, entry.get('segmentation'), crowd))
-        names += [name for name in categories.values() if name not in names]
+        used = {entry['category_id'] for entry in content['annotations']}
+        taken = {categories[number].lower() for number in used}  # Roboflow's category 0 may be called as another
+        kept = [name for number, name in categories.items() if number in used or name.lower() not in taken]
+        names += [name for name in kept if name not in names]
         for number, entry in images.items():
             size = (entry.get('width'), entry.get('height'))
             sample = _sample(found.folder, str(entry.get('file_name')), path, faults, size)
@@ -247,12 +253,15 @@ class _ImageSets:
 
     def __init__(self, folder: Folder, kind: str) -> None:
         self.splits: dict[tuple[Path, str], str] = {}
-        lists = {path: path.stem for path in folder.others if path.parent.name == kind and path.suffix == '.txt'}
-        for split, stem in (('train', 'trainval'), ('test', 'test'), ('val', 'val'), ('train', 'train')):
-            for path in [path for path, own in lists.items() if own == stem]:
-                if stem != 'trainval' or path.with_name('train.txt') not in lists:
-                    names = (re.sub(r'\s+-?[01]$', '', line) for line in read_lines(path))
-                    self.splits.update({(path.parents[2], name): split for name in names})
+        stems = {path.stem for path in (*folder.others, *folder.images)}
+        own = [path for path in folder.others if path.parent.name == kind and path.suffix == '.txt']
+        lists = {path: {'trainval': 'both', **SPLIT_NAMES}.get(path.stem.lower()) for path in own}
+        for split in ('both', 'test', 'val', 'train'):
+            for path in [path for path in own if lists[path] == split]:
+                if split != 'both' or not any(lists[x] == 'train' and x.parent == path.parent for x in own):
+                    for line in read_lines(path):  # the name of an image, or that and whether it has a class
+                        name = line if line in stems else re.sub(r'\s+-?[01]$', '', line)
+                        self.splits[path.parents[2], name] = split.replace('both', 'train')
         self.unseen = set(self.splits)
 
     def split(self, annotation: Path, other: str) -> str:
@@ -307,6 +316,8 @@ def _read_labelme(found: Found, classes: Sequence[str] | None, faults: Faults) -
         for shape in content['shapes'] or ():
             with _reading(found.folder.short(path)):
                 kind = shape.get('shape_type', 'polygon')
+            if shape.get('group_id') is not None:
+                faults.add('shapes that belong to a group (group_id), each taken as an object', sample.image.name)
             if kind == 'rectangle':
                 thing = _thing(found.folder.short(path), BoundingBox.from_labelme, shape)
                 sample.things.append(thing)
@@ -323,9 +334,11 @@ def _read_yolo(found: Found, classes: Sequence[str] | None, faults: Faults) -> t
     path, content = found.sources[0]
     if len(found.sources) > 1 and content:
         raise UserError(f'{folder.root} has several: {listing([folder.short(x) for x, _ in found.sources])}; name one')
-    names = classes or (_yaml_names(path, content['names']) if content else _names_beside(folder))
+    names = _yaml_names(path, content['names']) if content else _names_beside(folder, bool(classes))
+    if classes and not set(classes) & set(names or ()):  # names for the numbers, not a choice of those in the file
+        names = list(classes)
     labels = _label_files(folder, [] if content else [path for path, _ in found.sources], faults)
-    images = _yaml_images(folder, path, content) if content else {image: '' for image in folder.images}
+    images = _yaml_images(folder, path, content) if content else _listed_images(folder)
     unknown: list[str] = []
     homes, poses = {image.parent for image in labels}, bool(content and content.get('kpt_shape'))
     for image, split in images.items():
@@ -362,7 +375,7 @@ def _read_yolo(found: Found, classes: Sequence[str] | None, faults: Faults) -> t
 def _label_files(folder: Folder, sources: Sequence[Path], faults: Faults) -> dict[Path, Path]:
     """The label file of each image."""
     labels: dict[Path, Path] = {}
-    homes = {path.parent for path in sources}
+    lonely = []
     for path in folder.others:
         if path.suffix.lower() != '.txt' or path.name in _NAMES:
             continue
@@ -370,7 +383,11 @@ def _label_files(folder: Folder, sources: Sequence[Path], faults: Faults) -> dic
             if image in labels:
                 raise UserError(f'{folder.short(labels[image])} and {folder.short(path)} are both for {image.name}')
             labels[image] = path
-        elif path.parent in homes and path.stem not in ('train', 'val', 'test'):
+        elif path.stem.lower() not in SPLIT_NAMES:
+            lonely.append(path)
+    homes = {path.parent for path in (*sources, *labels.values())}
+    for path in lonely:
+        if path.parent in homes:
             faults.add(_LONELY, folder.short(path))
     return labels
 
@@ -380,20 +397,24 @@ def _yolo_thing(where: str, line: str, size: tuple[int, int]) -> Thing:
     values = line.split()
     if re.fullmatch(r'[0-9]+\.0*', values[0]):  # some tools write 1.0
         values[0] = values[0].partition('.')[0]
+    if len(values) > 6 and any(_is_number(value) and float(value) > 1.5 for value in values[1:]):
+        raise UserError(f'{where} has numbers above 1, as key points have: a data.yaml with kpt_shape has to say so')
     if len(values) < 7:  # a score or a number may follow the box
         return _thing(where, partial(BoundingBox.from_yolo_v5, image_size=size), ' '.join(values[:5]))
     outline = [float(value) * size[i % 2] for i, value in enumerate(values[1:]) if _is_number(value)]
     return _thing(where, partial(BoundingBox.from_yolo_seg, image_size=size), ' '.join(values), [outline])
 
 
-def _names_beside(folder: Folder) -> list[str] | None:
+def _names_beside(folder: Folder, given: bool) -> list[str] | None:
     for name in _NAMES:
         found = [path for path in folder.others if path.name == name]
-        if len({tuple(read_lines(path)) for path in found}) > 1:
+        if len({tuple(read_lines(path, blank=True)) for path in found}) > 1:
+            if given:
+                return None
             files = listing([folder.short(path) for path in found])
             raise UserError(f'{files} have other names of classes: they must be the same, or give --classes NAME ...')
         if found:
-            return read_lines(found[0])
+            return read_lines(found[0], blank=True)
     for path in folder.others:  # a data.yaml without the splits
         content = _parsed(path, yaml.safe_load) if path.suffix.lower() in ('.yaml', '.yml') else None
         if isinstance(content, dict) and 'names' in content:
@@ -407,7 +428,28 @@ def _yaml_names(path: Path, names: Any) -> list[str]:
         names = [numbered.get(str(number)) for number in range(len(numbered))]
     if not isinstance(names, list) or not names or None in names:
         raise UserError(f'{path}: names must be a list of names, or have the numbers 0, 1, 2 ...')
+    if odd := [name for name in names if isinstance(name, bool)]:
+        raise UserError(f'{path}: YAML reads a name as {str(odd[0]).lower()}: put quotes around it')
     return [str(name) for name in names]
+
+
+def _listed_images(folder: Folder) -> dict[Path, str]:
+    """All images, with the splits of Darknet's lists, such as ``train.txt`` and ``valid.txt``, if there are some."""
+    images = dict.fromkeys(folder.images, '')
+    for path in folder.others:
+        split = SPLIT_NAMES.get(path.stem.lower())
+        if split and path.suffix.lower() == '.txt' and any(folder.image(line, path) for line in read_lines(path)):
+            images.update(dict.fromkeys(_named_images(folder, path), split))
+    return images
+
+
+def _named_images(folder: Folder, path: Path) -> list[Path]:
+    """The images that a list of paths names, which may be another machine's."""
+    lines = read_lines(path)
+    found = [image for line in lines if (image := folder.image(line, path))]
+    if lost := len(lines) - len(found):
+        raise UserError(f'{path}: {lost} of {len(lines)} lines name no image that is there')
+    return found
 
 
 def _yaml_images(folder: Folder, path: Path, content: dict) -> dict[Path, str]:
@@ -424,10 +466,7 @@ def _yaml_images(folder: Folder, path: Path, content: dict) -> dict[Path, str]:
             if place is None:
                 found = []
             elif place.is_file():
-                lines = read_lines(place)
-                found = [image for line in lines if (image := folder.image(line, place))]  # also another machine's
-                if lost := len(lines) - len(found):
-                    raise UserError(f'{place}: {lost} of {len(lines)} lines name no image that is there')
+                found = _named_images(folder, place)
             else:
                 found = [known[file.resolve()] for file in sorted(place.rglob('*')) if file.resolve() in known]
             if not found and split != 'test':  # Roboflow names it whether it exists or not

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import listing
+from ..errors import UserError, listing
 from .folder import SPLITS
 
 Box = tuple[float, float, float, float]
@@ -88,37 +88,43 @@ def divide(samples: Sequence[Sample], share: float, seed: int, faults: Faults) -
     """
     found = Counter(sample.split for sample in samples)
     named = [split for split in SPLITS if found[split]]
-    if 'train' not in named or named == ['train']:  # a single name is what some tools call everything
+    if named == ['train'] or (len(named) < 2 and not found['']):  # a single name is what some tools call everything
         for sample in samples:
             sample.split = 'train'
         named = ['train']
+    elif 'train' not in named and found['']:
+        for sample in samples:
+            sample.split = sample.split or 'train'
+    elif 'train' not in named:
+        raise UserError('there are images for val and test, but none to train on: call their folder train')
     elif found['']:
         for sample in samples:
             if not sample.split:
                 faults.add('images that belong to no split, not used', sample.image.name)
     if 'val' in named:
         return 'the splits are kept as they are'
-    chosen = _stratified([sample for sample in samples if sample.split == 'train'], share, seed)
+    train = [sample for sample in samples if sample.split == 'train']
+    photos: dict[str, list[Sample]] = defaultdict(list)
+    for sample in train:
+        photos[str(sample.image).partition('.rf.')[0]].append(sample)
+    chosen = _stratified(list(photos.values()), share, seed)
     for sample in chosen:
         sample.split = 'val'
-    return f'{len(chosen)} of the training images are set aside for validation (seed {seed})'
+    together = "; Roboflow's copies of a photo stay together" if len(photos) < len(train) else ''
+    return f'{len(chosen)} of the training images are set aside for validation (seed {seed}){together}'
 
 
-def _stratified(samples: Sequence[Sample], share: float, seed: int) -> list[Sample]:
-    """A part of the samples; rare classes are dealt with first."""
-    labels = {id(sample): {thing.label for thing in sample.things} or {''} for sample in samples}
-    counts = Counter(label for names in labels.values() for label in names)
-    order = list(samples)
+def _stratified(groups: Sequence[list[Sample]], share: float, seed: int) -> list[Sample]:
+    """A part of the samples, by groups; rare classes are dealt with first."""
+    order = [({thing.label for sample in group for thing in sample.things} or {''}, group) for group in groups]
+    counts = Counter(label for names, _ in order for label in names)
     random.Random(seed).shuffle(order)
-    order.sort(key=lambda sample: min(counts[name] for name in labels[id(sample)]))
+    order.sort(key=lambda pair: min(counts[name] for name in pair[0]))
     seen, taken, chosen = Counter[str](), Counter[str](), []
-    for sample in order:
-        names = labels[id(sample)]
+    for names, group in order:
         rarest = min(names, key=lambda name: (counts[name], name))
         seen.update(names)
         if taken[rarest] < math.floor(seen[rarest] * share + 0.5) and counts[rarest] > 1:
             taken.update(names)
-            chosen.append(sample)
-    if not chosen and len(order) > 1:
-        chosen = order[:1]
-    return chosen
+            chosen += group
+    return chosen or ([*order[0][1]] if len(order) > 1 else [])

@@ -2,6 +2,7 @@
 
 import shutil
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +42,8 @@ class Data:
     @property
     def final(self) -> str:
         """The split for the scores at the end: the test images, if there are some with something to find."""
-        return 'test' if any(sample.things or sample.mask for sample in self.of('test')) else 'val'
+        labels = {thing.label for sample in self.of('test') for thing in sample.things if not thing.ignore}
+        return 'test' if labels & set(self.classes) or any(sample.mask for sample in self.of('test')) else 'val'
 
 
 def unpacked(data: Path, work_dir: Path) -> Path:
@@ -51,7 +53,7 @@ def unpacked(data: Path, work_dir: Path) -> Path:
     try:
         with zipfile.ZipFile(data) as archive:
             archive.extractall(work_dir / 'data')
-    except (zipfile.BadZipFile, OSError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
         shutil.rmtree(work_dir / 'data', ignore_errors=True)
         raise UserError(f'{data} cannot be unpacked: {error}') from error
     return work_dir / 'data'
@@ -74,7 +76,7 @@ def read_data(
         data.masks = MaskReader(found.folder, [sample.mask for sample in samples if sample.mask], classes)
         data.classes = data.masks.classes
     else:
-        data.classes = _learnable(data, path, names if found.format == 'yolo' else classes or names)
+        data.classes = _learnable(data, path, classes if classes and set(classes) & set(names) else names)
     return data
 
 
@@ -83,7 +85,8 @@ def _learnable(data: Data, path: Path, wanted: Sequence[str]) -> list[str]:
     if missing := [name for name in wanted if name not in data.classes]:
         raise UserError(f'--classes {missing[0]}: the annotations have {listing(data.classes, 20)}')
     counts, seen = (
-        Counter(thing.label for sample in data.of(split) for thing in sample.things) for split in ('train', 'val')
+        Counter(thing.label for sample in data.of(split) for thing in sample.things if not thing.ignore)
+        for split in ('train', 'val')
     )
     learnable = [name for name in wanted if counts[name]]
     for name in sorted(set(wanted) - set(learnable)):
@@ -102,12 +105,18 @@ def describe(data: Data, console: Console) -> None:
     table = Table('class', *splits, *(['size in the image'] if data.format != 'masks' else []))
     table.add_row('images', *(str(len(data.of(split))) for split in splits))
     for name in data.classes if data.format != 'masks' else ():
-        counts = [sum(thing.label == name for x in data.of(split) for thing in x.things) for split in splits]
+        counts = [
+            sum(thing.label == name and not thing.ignore for x in data.of(split) for thing in x.things)
+            for split in splits
+        ]
         sides = relative_sides(data.samples, name)
         low, middle, high = (f'{100 * side:.0f}' for side in np.quantile(sides, (0.1, 0.5, 0.9)))
         table.add_row(escape(name), *map(str, counts), f'{middle} % ({low} to {high})')
     if data.of('test') and data.final != 'test':
-        data.faults.add('images for testing, not used: none of them has an object', f'{len(data.of("test"))} images')
+        data.faults.add(
+            'images for testing, not used: none of them has an object of these classes',
+            f'{len(data.of("test"))} images',
+        )
     console.print(table)
     if data.format == 'masks':
         console.print(f'classes: {listing(data.classes, 30)}', markup=False)

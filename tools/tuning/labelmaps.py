@@ -48,7 +48,8 @@ class MaskReader:
             )
         numbered = [f'class_{number}' for number in range(max(labels, default=0) + 1)]
         names = [name for name, _ in legend] or (['background', 'object'] if self.is_binary else numbered)
-        self.classes = list(classes or names)
+        names = list(classes or names)
+        self.classes = ['background', *names] if self.is_binary and len(names) == 1 else names
         if wrong := [value for value in labels if value >= len(self.classes)]:
             raise UserError(
                 f'{folder.short(seen[wrong[0]])} has the number {wrong[0]}, but there are {len(self.classes)} classes: '
@@ -101,7 +102,7 @@ def _legend(folder: Folder) -> list[tuple[str, Colour | None]]:
             raise UserError(f'{path}: the first column must be the number of the class, the second its name')
         names = {int(number): name for number, name in numbers.items()}
         return [(names.get(number, f'class_{number}'), None) for number in range(max(names, default=-1) + 1)]
-    return [(line, None) for line in read_lines(files['classes.txt'])] if 'classes.txt' in files else []
+    return [(line, None) for line in read_lines(files['classes.txt'], blank=True)] if 'classes.txt' in files else []
 
 
 def _rows(path: Path) -> list[list[str]]:

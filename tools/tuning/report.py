@@ -1,6 +1,7 @@
 """What a trained model is worth: scores by class, confusions, the worst images, and the file to use."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,12 @@ def report(data: Data, task: str, work_dir: Path, checkpoint: str, kind: str, co
     console.print(f'{work_dir}: curves.png, confusion.png, worst.jpg (the worst images: truth left, found right)')
     out = _exported(data, task, work_dir, checkpoint, kind, scores, console) if kind != 'none' else Path(checkpoint)
     threshold = f' --score-thr {scores.threshold}' if task == 'detect' else ''
-    console.print(f'\nuse it:        mnv2 infer PHOTOS --weights {out}{threshold}')
-    console.print(f'other formats: mnv2 export {work_dir / "config.py"} {checkpoint} --help')
+    console.print(f'\nuse it:        mnv2 infer PHOTOS --weights {shlex.quote(str(out))}{threshold}')
+    config, weights = (shlex.quote(str(path)) for path in (work_dir / 'config.py', checkpoint))
+    console.print(f'other formats: mnv2 export {config} {weights} --help')
+    if (skipped := work_dir / 'training/skipped_images.txt').is_file():
+        count = len(set(skipped.read_text().splitlines()))
+        console.print(f'{count} images were skipped in training, the reasons are in {skipped}', markup=False)
     return scores
 
 
@@ -113,8 +118,9 @@ def _draw_worst(data: Data, task: str, predictor: Predictor, scores: Scores, pat
         image = cv2.imread(str(samples[i].image))
         if image is None:
             continue
-        truth: Any = label_map(data, samples[i])
-        if task == 'detect':
+        if task == 'segment':
+            truth: Any = label_map(data, samples[i])
+        else:
             things = [thing for thing in samples[i].things if thing.label in data.classes]
             boxes = torch.tensor([thing.box for thing in things]).reshape(-1, 4)
             truth = InstanceData(

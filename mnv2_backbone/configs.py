@@ -50,6 +50,12 @@ def leaves(key: str, dataset: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield key, dataset
 
 
+def type_name(cfg: Mapping[str, Any]) -> str:
+    """The name of the class that a config is for, without its scope; mmengine's new configs have the class itself."""
+    kind = cfg['type']
+    return (kind if isinstance(kind, str) else kind.__name__).rpartition('.')[2]
+
+
 def let_configs_build_on_ours() -> None:
     """Teaches mmengine what ``_base_ = 'mnv2_backbone::NAME'`` is.
 

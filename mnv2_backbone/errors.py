@@ -11,7 +11,10 @@ from pickle import UnpicklingError
 from typing import Any
 
 #: What mmengine and the packages on it raise for a config or an option that cannot be used.
-SETUP_ERRORS = (TypeError, KeyError, ValueError, OSError, AssertionError, ImportError, RuntimeError, UnpicklingError)
+SETUP_ERRORS = (
+    *(TypeError, LookupError, ValueError, OSError, AssertionError),
+    *(ImportError, RuntimeError, AttributeError, UnpicklingError),
+)
 
 
 class UserError(Exception):

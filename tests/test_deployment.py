@@ -163,6 +163,13 @@ def test_a_deployed_segmenter_gives_the_trained_one_s_labels():
         assert (labels == wanted).mean() > 0.999
 
 
+def test_a_backbone_is_deployed_for_one_size_after_another():
+    network = MobileNetV2(widen_factor=0.35, out_indices='layer_3').eval()
+    for side in (32, 48):  # the translations of both are kept
+        x = torch.rand(1, 3, side, side)
+        torch.testing.assert_close(deploy(network, size=(side, side))(x)[0], network(x)[0], rtol=1e-4, atol=1e-4)
+
+
 def test_a_deployed_backbone_takes_every_size():
     net = disturb(MobileNetV2(widen_factor=0.35, out_indices=('layer_4', 'layer_15/expansion_output', 'layer_19')))
     fast = deploy(net, size=(64, 96), engine='eager')
@@ -234,6 +241,27 @@ def test_what_cannot_be_deployed_is_said(change, options, words):
         deploy(model, cfg, **options)
     with pytest.raises(ValueError, match='size: a bare backbone needs'):
         deploy(model.backbone)
+
+
+@pytest.mark.parametrize(
+    ('option', 'words'),
+    [
+        ({'model.data_preprocessor.pad_val': 50}, 'pad_val=50: only 0'),
+        ({'model.decode_head.num_classes': 300}, 'num_classes=300: at most 256'),
+    ],
+)
+def test_what_a_segmenter_could_not_do_the_same_is_said(option, words):
+    model, cfg = build('deeplabv3lite_mnv2_voc.py', 'mmseg', **option)
+    with pytest.raises(ValueError, match=words):
+        deploy(model, cfg, size=(64, 64), engine='eager')
+
+
+def test_a_segmenter_that_resizes_can_be_deployed_for_another_size():
+    options = {'model.data_preprocessor.test_cfg.size': (64, 64), 'test_dataloader.dataset.pipeline.1.scale': (64, 64)}
+    model, cfg = build('deeplabv3lite_mnv2_demo.py', 'mmseg', **options)
+    predictor = deploy(model, cfg, size=(96, 128), engine='eager')
+    assert predictor.recipe.size == (96, 128) and predictor.run.network.shape == (96, 128, 3)
+    assert predictor([picture(70, 90)])[0].shape == (70, 90)
 
 
 def test_an_engine_that_is_not_installed_is_named_with_the_way_out(monkeypatch):

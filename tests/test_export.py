@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import resource
@@ -287,11 +288,12 @@ def test_a_segmenter_takes_images_of_any_size(tmp_path):
         assert len(exported([images[0]] * 3)) == 3
 
 
-def test_a_segmenter_that_resizes_labels_the_pixels_of_the_original(tmp_path):
+@pytest.mark.parametrize('padded', [(64, 64), (97, 80)])
+def test_a_segmenter_that_resizes_labels_the_pixels_of_the_original(padded, tmp_path):
     options = {
         'model.backbone.out_indices': ('layer_5',),
         'model.backbone.init_cfg': None,
-        'model.data_preprocessor.test_cfg.size': (64, 64),
+        'model.data_preprocessor.test_cfg.size': padded,
         'test_dataloader.dataset.pipeline.1.scale': (64, 64),
     }
     built = build(tmp_path, 'deeplabv3lite_mnv2_demo.py', options, 'mmseg')
@@ -304,6 +306,27 @@ def test_a_segmenter_that_resizes_labels_the_pixels_of_the_original(tmp_path):
         wanted = predict([image])[0]
         assert len(np.unique(wanted)) > 1
         assert (exported([image])[0] == wanted).mean() > 0.99
+    if padded != (64, 64):
+        with pytest.raises(UserError, match=r'resized to \(64, 64\), then padded to \(97, 80\), which this format'):
+            export(load_config(built.config, options), built.weights, ExportOptions('ncnn'), tmp_path / 'x.param')
+
+
+def test_files_that_belong_to_another_are_not_replaced(detector, tmp_path):
+    (tmp_path / 'model.bin').write_text('weights')
+    for format, suffix in (('openvino', '.xml'), ('ncnn', '.param')):
+        with pytest.raises(UserError, match=r'model\.bin, which belongs to another file, would be replaced'):
+            export(detector.cfg, detector.weights, ExportOptions(format), tmp_path / f'model{suffix}')
+    assert (tmp_path / 'model.bin').read_text() == 'weights'
+
+
+def test_the_names_of_the_classes_are_as_many_as_the_model_has(detector):
+    cfg = copy.deepcopy(detector.cfg)
+    cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[cfg.test_dataloader.dataset])
+    (found,) = Predictor.from_checkpoint(cfg, detector.weights)(detector.images[:1])
+    same_objects(found, detector.predict(detector.images[:1])[0], 1e-6)
+    cfg.test_dataloader.dataset.datasets[0].metainfo = dict(classes=('a', 'b'))
+    with pytest.raises(UserError, match='the model has 8 classes, but there are names for 2'):
+        Predictor.from_checkpoint(cfg, detector.weights)
 
 
 MISTAKES = [

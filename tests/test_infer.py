@@ -8,10 +8,12 @@ import runpy
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, place
 from PIL import Image
 from pycocotools.coco import COCO
@@ -107,7 +109,55 @@ def test_results_replace_neither_sources_nor_each_other(tmp_path, monkeypatch):
     for out in (tmp_path / 'sub', tmp_path / 'sub/../sub'):
         with pytest.raises(UserError, match='b.jpg could be overwritten by results; name another folder'):
             find_sources([str(tmp_path / 'sub')], out)
-    assert find_sources([str(tmp_path)], tmp_path)  # a.jpg and a.png: results are called a.jpg.jpg and so on
+    with pytest.raises(UserError, match='results would lie beside .*; name another folder'):
+        find_sources([str(tmp_path)], tmp_path)  # where labels may be called a.jpg.json
+
+
+def test_links_are_followed_once_and_those_to_nowhere_are_named(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / 'tools')
+    from files import find_sources
+
+    for name in ('photos/a.jpg', 'elsewhere/b.jpg'):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    (tmp_path / 'photos/linked').symlink_to(tmp_path / 'elsewhere')
+    (tmp_path / 'photos/up').symlink_to(tmp_path / 'photos')
+    (tmp_path / 'photos/broken.jpg').symlink_to('/nowhere.jpg')
+    sources = find_sources([str(tmp_path / 'photos')], tmp_path / 'out')
+    assert [source.path.name for source in sources] == ['a.jpg', 'broken.jpg', 'b.jpg']
+
+
+def test_a_video_that_could_not_be_written_replaces_nothing(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / 'tools')
+    from files import FilePredictor, Source
+    from mmengine.structures import InstanceData
+
+    from mnv2_backbone.deployment.recipe import Recipe
+    from mnv2_backbone.errors import UserError
+
+    class Model:
+        recipe, resizes = Recipe('detect', ('a',), ((0, 0, 0),), None), True
+
+        def __call__(self, images):
+            none = torch.zeros(0)
+            return [InstanceData(bboxes=none.reshape(0, 4), scores=none, labels=none.long())]
+
+    class Full(cv2.VideoWriter):  # as on a full disk: nothing is raised
+        def write(self, image):
+            pass
+
+    video = cv2.VideoWriter(str(tmp_path / 'clip.avi'), cv2.VideoWriter.fourcc(*'MJPG'), 5.0, (64, 64))
+    for _ in range(3):
+        video.write(np.zeros((64, 64, 3), np.uint8))
+    video.release()
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out/clip.mp4').write_text('an earlier one')
+    predictor = FilePredictor(Model(), tmp_path / 'out', 0.4)
+    monkeypatch.setattr(cv2, 'VideoWriter', Full)
+    with pytest.raises(UserError, match=r'clip.mp4 cannot be written: 0 of 3 frames'):
+        list(predictor.predict_video(Source(tmp_path / 'clip.avi', Path('clip'))))
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['clip.mp4']
+    assert (tmp_path / 'out/clip.mp4').read_text() == 'an earlier one'
 
 
 def test_large_images_are_drawn_small_and_described_in_coco_s_format(real_data, cache, photos, tmp_path):

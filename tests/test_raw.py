@@ -10,6 +10,7 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
+from mnv2_backbone.deployment.folding import fold_norms
 from mnv2_backbone.deployment.network import Detector, Segmenter
 from mnv2_backbone.deployment.raw import RawNetwork, RunRaw
 from mnv2_backbone.deployment.recipe import Manifest, Recipe
@@ -23,7 +24,8 @@ def build(name: str, **head) -> tuple:
     register_all_modules()
     init_default_scope(cfg.default_scope)
     cfg.model.backbone.init_cfg = None
-    cfg.model.get('bbox_head', {}).update(head)
+    for name, value in head.items():
+        cfg.model.bbox_head[name] = value
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
     model.init_weights()
@@ -62,6 +64,23 @@ def test_boxes_and_scores_are_the_detectors(config: str, head: dict) -> None:
     assert np.abs(found - boxes[0].numpy()).max() < 0.2
     assert np.abs(found_scores - scores[0].numpy()).max() < 1e-3
     assert len(np.unique(found.round())) > 50 and np.ptp(found_scores) > 0.01
+
+
+@pytest.mark.parametrize('option', [dict(target_means=[0.5] * 4), dict(clip_border=False), dict(add_ctr_clamp=True)])
+def test_boxes_that_would_be_decoded_otherwise_are_refused(option: dict) -> None:
+    coder = dict(type='DeltaXYWHBBoxCoder', target_stds=[0.1, 0.1, 0.2, 0.2], **option)
+    model, _ = build('ssdlite_mnv2_coco_tf.py', bbox_coder=coder)
+    with pytest.raises(ValueError, match='bbox_coder: only DeltaXYWHBBoxCoder'):
+        RawNetwork(Detector(model, SIZE), SIZE)
+
+
+@pytest.mark.parametrize('norm', [dict(type='GN', num_groups=4), None])
+def test_other_norms_than_batch_norm_stay(norm: dict | None) -> None:
+    model, _ = build('fpnlite_mnv2_320_coco.py', norm_cfg=norm)
+    maps = [torch.rand(1, 128, 5, 7) for _ in range(5)]
+    with torch.no_grad():
+        for found, wanted in zip(fold_norms(model).bbox_head(maps), model.bbox_head(maps)):
+            torch.testing.assert_close(found, wanted)
 
 
 @pytest.mark.parametrize('resizes', [True, False])

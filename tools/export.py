@@ -40,7 +40,7 @@ def main() -> int:
     size = tuple(args.input_size) if args.input_size else None
     options = ExportOptions(args.format, args.precision, args.calib, args.nms, size)
     check_files(args.config, args.weights)
-    out = args.out or Path(Path(args.config.rpartition('::')[2]).stem).with_suffix(options.backend.suffix)
+    out = args.out or Path(Path(args.config.rpartition('::')[2]).stem + options.backend.suffix)
     with setting_up():
         from mnv2_backbone.network.checkpoint import read_weights_only_everywhere
         from mnv2_backbone.training.options import load_config

@@ -4,6 +4,7 @@ import glob
 import json
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mnv2_backbone.data.files import IMAGES
+from mnv2_backbone.data.files import IMAGES, files_below
 from mnv2_backbone.errors import UserError, listing, whole_file
 
 #: How the files of results end.
@@ -49,14 +50,14 @@ def find_sources(whats: Sequence[str], out: Path) -> list[Source]:
     for what in whats:
         root = Path(what)
         pattern = glob.escape(what) if root.is_file() else what  # a name may have brackets
-        paths = sorted(root.rglob('*')) if root.is_dir() else sorted(map(Path, glob.glob(pattern, recursive=True)))
+        paths = files_below(root) if root.is_dir() else sorted(map(Path, glob.glob(pattern, recursive=True)))
         bases += [root] if root.is_dir() else [path.parent for path in paths]
-        known = {os.path.abspath(p): p for p in paths if p.suffix.lower() in IMAGES + VIDEOS and p.is_file()}
+        known = {os.path.abspath(p): p for p in paths if p.suffix.lower() in IMAGES + VIDEOS and not p.is_dir()}
         if not known:
             reason = 'has no images or videos' if paths else 'does not exist and matches no file'
             raise UserError(f'{what}: {reason}; known are {" ".join(IMAGES + VIDEOS)}')
         found.update(known)
-        others = [path.name for path in paths if path.is_file() and os.path.abspath(path) not in known]
+        others = [path.name for path in paths if not path.is_dir() and os.path.abspath(path) not in known]
         if others:
             print(f'{what}: {len(others)} files are no images or videos: {listing(others, 3)}', file=sys.stderr)
     base = os.path.commonpath(map(os.path.abspath, bases))
@@ -67,6 +68,9 @@ def find_sources(whats: Sequence[str], out: Path) -> list[Source]:
     sources = [Source(path, name.with_suffix('') if unique else name) for path, name in names.items()]
     if taken := [path for source in sources for path in source.results(out) if path in found]:
         raise UserError(f'--out-dir {out}: {taken[0]} could be overwritten by results; name another folder')
+    beside = [x.path for x in sources if os.path.abspath(x.path.parent) == os.path.abspath((out / x.name).parent)]
+    if beside:  # where labels may have the names of results
+        raise UserError(f'--out-dir {out}: results would lie beside {beside[0]}; name another folder')
     return sources
 
 
@@ -115,6 +119,7 @@ class FilePredictor:
 
         from mnv2_backbone.data.images import LoadImage
 
+        warnings.filterwarnings('ignore', 'Warning: The .* is out of bounds')  # boxes end at the edge
         self.load = LoadImage(imdecode_backend='cv2').transform
         self.predictor, self.out, self.score_thr = predictor, out, score_thr
         self.max_size = max_size or max(predictor.recipe.test_cfg.get('size') or [MAX_SIZE]) * 5 // 4
@@ -213,24 +218,26 @@ class FilePredictor:
         target, rate = self.out / source.name, video.fps or 25.0
         target.parent.mkdir(parents=True, exist_ok=True)
         frames: list[dict[str, Any]] = []
-        writer = None
-        try:
-            for image in video:
-                result = self.predict(image)
-                drawn = self.draw(image, result)
-                if writer is None:
-                    size = (drawn.shape[1], drawn.shape[0])
-                    writer = cv2.VideoWriter(f'{target}.mp4', cv2.VideoWriter.fourcc(*'mp4v'), rate, size)
-                    if not writer.isOpened():
-                        raise UserError(f'{target}.mp4 cannot be written')
-                writer.write(drawn)
-                frames.append(dict(frame=len(frames), **self.describe(result)))
-                yield video.frame_cnt
-        finally:
-            if writer is not None:
-                writer.release()
-        if not frames:
-            raise UserError(f'{source.path} is not a video that can be read')
+        with whole_file(f'{target}.mp4') as draft:
+            writer = None
+            try:
+                for image in video:
+                    result = self.predict(image)
+                    drawn = self.draw(image, result)
+                    if writer is None:
+                        size = (drawn.shape[1], drawn.shape[0])
+                        writer = cv2.VideoWriter(str(draft), cv2.VideoWriter.fourcc(*'mp4v'), rate, size)
+                    writer.write(drawn)
+                    frames.append(dict(frame=len(frames), **self.describe(result)))
+                    yield video.frame_cnt
+            finally:
+                if writer is not None:
+                    writer.release()
+            if not frames:
+                raise UserError(f'{source.path} is not a video that can be read')
+            # OpenCV does not say that it could not write.
+            if (written := int(cv2.VideoCapture(str(draft)).get(cv2.CAP_PROP_FRAME_COUNT))) != len(frames):
+                raise UserError(f'{target}.mp4 cannot be written: {max(written, 0)} of {len(frames)} frames are in it')
         self._write_json(target, dict(file=str(source.path), fps=rate, frames=frames))
         if len(frames) < video.frame_cnt:
             raise UserError(f'{source.path}: only {len(frames)} of {video.frame_cnt} frames could be read and are done')

@@ -56,11 +56,13 @@ def main() -> int:
         predictor = load(args)
         if args.coco and predictor.segments:
             raise UserError(f'--coco is for detectors, {args.weights} is a segmenter')
+        if args.max_size and (not predictor.segments or predictor.predictor.resizes):
+            raise UserError(f'--max-size {args.max_size}: {args.weights} resizes all images to a size of its own')
         return run(predictor, sources, args.out_dir, args.coco)
 
 
 def check_outputs(args: argparse.Namespace, sources: list[Source]) -> None:
-    """Checks before any work that results can be written, and that a COCO file replaces nothing."""
+    """Checks before any work that results can be written, and that a COCO file replaces no source or other result."""
     if args.coco:
         if videos := [str(source.path) for source in sources if source.is_video]:
             raise UserError(f'--coco: videos have no place in a COCO file: {listing(videos, 3)}')

@@ -3,10 +3,11 @@
 import os
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError, listing
-from .files import IMAGES
+from .files import IMAGES, files_below
 
 SPLITS = ('train', 'val', 'test')
 #: What lists and folders of a split are called.
@@ -32,6 +33,11 @@ def split_of(path: str | Path) -> str:
     return ''
 
 
+def _is_no_data(folder: Path, names: Sequence[str]) -> bool:
+    annotated = any(name.lower().endswith(_ANNOTATIONS) for name in names)
+    return bool(_NOT_DATA.match(folder.name) or (_DRAWN.match(folder.name) and not annotated))
+
+
 class Folder:
     """The files below a folder, without hidden ones.
 
@@ -41,16 +47,7 @@ class Folder:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(os.path.abspath(root))
-        files, seen = [], set()
-        for folder, inside, names in os.walk(self.root, followlinks=True):
-            drawn = _DRAWN.match(folder) and not any(name.lower().endswith(_ANNOTATIONS) for name in names)
-            if drawn or (place := os.path.realpath(folder)) in seen:  # links may lead to where they are
-                inside.clear()
-                continue
-            seen.add(place)
-            inside[:] = [name for name in inside if not _NOT_DATA.match(name)]
-            files += [Path(folder, name) for name in names if not name.startswith('.')]
-        files.sort()
+        files = [path for path in files_below(self.root, _is_no_data) if not path.name.startswith('.')]
         self.others = [path for path in files if path.suffix.lower() not in IMAGES]
         self._annotated = {path.with_suffix('') for path in self.others if path.suffix.lower() in _ANNOTATIONS}
         every = [path for path in files if path.suffix.lower() in IMAGES]

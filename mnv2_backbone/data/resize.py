@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from mmdet.datasets.transforms import Resize
 
+from ..errors import UserError
 from ..registry import TRANSFORMS
 
 _MOST = 2**15 - 1  # pixels of a side that OpenCV can address
@@ -25,10 +26,10 @@ def tf_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
     Pixel i is read at i * scale, without half-pixel centres.
 
     Raises:
-        ValueError: A side has more than 32767 pixels.
+        UserError: A side has more than 32767 pixels.
     """
     if max(image.shape[:2]) > _MOST:
-        raise ValueError(f'an image of {image.shape[1]}x{image.shape[0]}: at most {_MOST} pixels a side can be resized')
+        raise UserError(f'an image of {image.shape[1]}x{image.shape[0]}: at most {_MOST} pixels a side can be resized')
     top, bottom, down = _taps(image.shape[0], height)
     *columns, across = _taps(image.shape[1], width)
     down, across = down[:, None], across.repeat(image.size // (image.shape[0] * image.shape[1]))

@@ -172,6 +172,7 @@ def deploy(
         raise ValueError('cfg: the model has no cfg of its own, pass the config it was built from')
     recipe = Recipe.from_config(cfg)
     if recipe.task == 'segment':
+        recipe = replace(recipe, size=size) if size and recipe.size else recipe
         segmenter = Segmenter(model)
         fast = [max(pair) for pair in zip(size or recipe.size or (0, 0), segmenter.min_size)]
         if 0 in fast:

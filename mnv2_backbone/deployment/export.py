@@ -81,6 +81,8 @@ def export(cfg: 'Config', weights: str, options: ExportOptions, out: Path) -> 'M
     if out.suffix != backend.suffix:
         raise UserError(f'--out {out}: {options.format} files end in {backend.suffix}')
     _recipe(cfg, options)  # checked before any work
+    if not out.exists() and (taken := [x for x in map(out.with_suffix, backend.companions) if x.exists()]):
+        raise UserError(f'--out {out}: {taken[0]}, which belongs to another file, would be replaced; take another name')
     images = read_images(options.calib) if options.calib else []
     with ExitStack() as drafts:
         place = drafts.enter_context(whole_file(out))
@@ -121,6 +123,8 @@ def _recipe(cfg: 'Config', options: ExportOptions, meta: Any = None) -> 'Recipe'
         raise UserError(str(error)) from error
     if options.size:
         recipe = replace(recipe, size=options.size)
+        if recipe.task == 'segment':  # nor is it padded to another size
+            recipe = replace(recipe, test_cfg={**recipe.test_cfg, 'size': options.size})
     if recipe.task == 'segment' and options.nms:
         raise UserError('--nms is for detectors, the config has a segmenter')
     if options.nms:
@@ -140,6 +144,8 @@ def check_nms(test_cfg: Mapping[str, Any], options: ExportOptions) -> None:
     }
     if options.backend.raw and (smallest := test_cfg.get('min_bbox_size', -1)) > 0:
         refused['min_bbox_size'] = smallest
+    if options.backend.raw and 0 < (limit := test_cfg.get('nms_pre', -1)) < test_cfg['max_per_img']:
+        refused['nms_pre'] = limit
     if refused:
         name, value = next(iter(refused.items()))
         raise UserError(f'--nms: no {options.format} file has test_cfg.{name}={value!r} inside; leave --nms out')
@@ -155,7 +161,7 @@ def _whole(model: Any, manifest: 'Manifest') -> tuple[Any, Any]:
         assert recipe.size is not None
         detector = Detector(model, recipe.size)
         return detector, WholeDetector(detector, recipe, manifest.nms)
-    segmenter = Segmenter(model, recipe.size)
+    segmenter = Segmenter(model, recipe.test_cfg.get('size'))
     return segmenter, WholeSegmenter(segmenter, recipe)
 
 
@@ -168,5 +174,12 @@ def _raw(model: Any, manifest: 'Manifest') -> tuple[Any, Any]:
     size = recipe.size or recipe.test_cfg.get('size')
     if size is None:
         raise UserError('--input-size H W is needed: this format has a fixed size, the config has none')
-    network = Detector(model, size) if recipe.task == 'detect' else Segmenter(model, size)
-    return network, RawNetwork(network, tuple(size))
+    if recipe.task == 'detect':
+        return (detector := Detector(model, size)), RawNetwork(detector, tuple(size))
+    segmenter = Segmenter(model, size)
+    if any(have < least for have, least in zip(size, recipe.test_cfg.get('size') or size)):
+        raise UserError(
+            f'images are resized to {tuple(size)}, then padded to {tuple(recipe.test_cfg["size"])}, which this format '
+            'does not do: set the size in data_preprocessor.test_cfg to the same'
+        )
+    return segmenter, RawNetwork(segmenter, tuple(size))

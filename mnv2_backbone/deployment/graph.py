@@ -20,10 +20,10 @@ from .folding import settle_padding
 from .network import Detector, Segmenter
 from .recipe import Recipe, Size
 
-#: Candidates for NMS inside the graph if the config sets no limit.
+#: Candidates for NMS inside the graph if the config sets no limit, at least: four times the boxes wanted, or these.
 MOST_CANDIDATES = 1000
 #: Most translations to cache, see :func:`to_onnx`; the version of the cache, to be raised when their content changes.
-_MOST_CACHED, _VERSION = 16, 2
+_MOST_CACHED, _VERSION = 16, 3
 
 
 def bilinear_by_torch(x: Tensor, height: int, width: int, centres: bool) -> Tensor:
@@ -146,8 +146,9 @@ class WholeDetector(nn.Module):
         # Decoding begins after the choice of candidates.
         classes = scores.shape[2]
         limit = self.test_cfg.get('nms_pre', -1)
+        limit = limit if limit > 0 else max(4 * self.test_cfg['max_per_img'], MOST_CANDIDATES)
         most = self.detector.anchors.shape[-2] * classes
-        scores, order = scores.flatten(1).topk(min(limit if limit > 0 else MOST_CANDIDATES, most), dim=1)
+        scores, order = scores.flatten(1).topk(min(limit, most), dim=1)
         labels = order % classes
         at = (order // classes)[:, :, None].expand(-1, -1, 4)
         anchors = self.detector.anchors.expand(codes.shape[0], -1, -1)
@@ -270,7 +271,9 @@ def _fingerprint(program: torch.export.ExportedProgram, names: Any) -> str:
 
     versions = [_VERSION, *(module.__version__ for module in (torch, torchvision, onnx, onnxscript))]
     graph = (str(program.graph_module.graph), str(program.graph_signature), str(program.range_constraints))
-    digest = hashlib.sha256(repr((versions, names, graph)).encode())
+    inputs = [node.meta['val'] for node in program.graph_module.graph.nodes if node.op == 'placeholder']
+    sizes = [(str(x.dtype), str(x.shape)) for x in inputs if isinstance(x, Tensor)]
+    digest = hashlib.sha256(repr((versions, names, graph, sizes)).encode())
     for tensors in (program.state_dict, program.constants):
         for name, value in sorted(tensors.items()):
             digest.update(name.encode())

@@ -149,7 +149,9 @@ def _mediapipe(model: Any, manifest: Manifest) -> bytes:
     customs: list[Fields] = []
     if recipe.task == 'segment':
         described: dict[str, Fields] = {'logits': {0: 'logits', 3: values, 6: [labels]}}
-        customs = [{0: 'SEGMENTER_METADATA', 1: _table({0: np.int8(2)}, b'V001')}]  # softmax
+        single = model.subgraphs[0].tensors[model.subgraphs[0].outputs[0]].shape[-1] == 1
+        activation = np.int8(1 if single else 2)  # sigmoid, softmax
+        customs = [{0: 'SEGMENTER_METADATA', 1: _table({0: activation}, b'V001')}]
     elif manifest.nms:
         box = {0: np.int8(3), 1: {0: np.array([1, 0, 3, 2], np.uint32), 1: np.int8(1)}, 2: ends}
         described = {

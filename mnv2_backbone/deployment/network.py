@@ -12,6 +12,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner.checkpoint import _load_checkpoint
 from torch import Tensor, nn
 
+from ..errors import UserError
 from ..network.backbone import MobileNetV2
 from ..network.fit import check_meta, load_into
 from ..network.layers import SamePadding
@@ -34,7 +35,14 @@ def load_trained(cfg: Config, weights: str) -> tuple[BaseModel, dict[str, Any]]:
     checkpoint = _load_checkpoint(weights, map_location='cpu')
     check_meta(model.backbone, checkpoint.get('meta'))
     load_into(model, checkpoint.get('state_dict', checkpoint))
-    return model.eval(), {**dataset_meta(cfg), **((checkpoint.get('meta') or {}).get('dataset_meta') or {})}
+    meta = {**dataset_meta(cfg), **((checkpoint.get('meta') or {}).get('dataset_meta') or {})}
+    head: Any = getattr(model, 'bbox_head', None) or getattr(model, 'decode_head', None)
+    if head is not None and len(meta['classes']) != head.num_classes:
+        raise UserError(
+            f'{weights}: the model has {head.num_classes} classes, but there are names for {len(meta["classes"])}: set '
+            'metainfo=dict(classes=(...)) of the data set, or num_classes of the head, to the same number'
+        )
+    return model.eval(), meta
 
 
 def check_deployable(model: nn.Module) -> None:
@@ -159,7 +167,8 @@ class Segmenter(nn.Module):
     Images are padded to ``min_size``, by default the size in the data preprocessor's ``test_cfg``.
 
     Raises:
-        ValueError: The model is tested by a sliding window, or pads to a multiple of a number.
+        ValueError: The model is tested by a sliding window, pads to a multiple of a number or with another value than
+            0, or has more than 256 classes.
     """
 
     def __init__(self, model: BaseModel, min_size: Size | None = None) -> None:
@@ -170,6 +179,10 @@ class Segmenter(nn.Module):
             raise ValueError(f"test_cfg.mode={model.test_cfg.mode!r}: only 'whole' can be deployed")
         if options.get('size_divisor') is not None:
             raise ValueError('data_preprocessor.test_cfg.size_divisor: only size can be deployed')
+        if value := getattr(model.data_preprocessor, 'pad_val', 0):
+            raise ValueError(f'data_preprocessor.pad_val={value}: only 0 can be deployed')
+        if (classes := model.decode_head.num_classes) > 256:
+            raise ValueError(f'decode_head.num_classes={classes}: at most 256 can be deployed, in label maps of uint8')
         model = fold_norms(model)
         self.min_size: Size = tuple(min_size or options.get('size') or (0, 0))
         self.body = ImageBackbone(model.backbone, model.data_preprocessor, self.min_size)

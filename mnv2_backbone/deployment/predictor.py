@@ -15,13 +15,14 @@ from mmengine.structures import InstanceData, PixelData
 from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 
+from ..configs import type_name
 from ..errors import UserError
 from ..network.single_shot import numbers_for_nms
 from ..registry import MODELS
 from .backends import Run, explain, open_exported
 from .network import load_trained
 from .raw import RunRaw
-from .recipe import Manifest, Recipe, classes_and_palette, padding_of
+from .recipe import Manifest, Recipe, classes_and_palette, padding_of, test_pipeline
 
 #: From images (H, W, 3), BGR, uint8, to the outputs of each: boxes in its pixels, scores and maybe labels; or labels.
 RunImages = Callable[[Sequence[np.ndarray]], Iterable[Sequence[np.ndarray]]]
@@ -69,7 +70,7 @@ class Predictor:
             model = model.to(device)
         except (RuntimeError, AssertionError) as error:
             raise UserError(f'--device {device}: {error}') from error
-        steps = [step for step in cfg.test_dataloader.dataset.pipeline[1:] if 'LoadAnnotations' not in step['type']]
+        steps = [step for step in test_pipeline(cfg)[1:] if 'LoadAnnotations' not in type_name(step)]
         task = 'segment' if hasattr(model, 'decode_head') else 'detect'
         recipe = Recipe(task, *classes_and_palette(meta), size=None, test_cfg=padding_of(cfg))
         return cls(_Trained(model, steps), Manifest(recipe))
@@ -151,7 +152,7 @@ class _Trained:
 
     def __init__(self, model: Any, steps: Sequence[Any]) -> None:
         self.model, self.pipeline = model, Compose(list(steps))
-        self.resizes = any('Resize' in step['type'] for step in steps)
+        self.resizes = any('Resize' in type_name(step) for step in steps)
 
     @torch.no_grad()
     def __call__(self, images: Sequence[np.ndarray]) -> list[Sequence[np.ndarray]]:

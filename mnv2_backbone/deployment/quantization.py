@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ..data.files import IMAGES, evenly
+from ..data.files import IMAGES, evenly, files_below
 from ..errors import UserError
 
 #: Convolutions that stay in floating point, counted from the image on (the first layer and the first bottleneck). Their
@@ -22,7 +22,7 @@ def read_images(folder: Path) -> list[np.ndarray]:
     """Reads images (1, H, W, 3), BGR, uint8, to calibrate with, from a folder and the folders in it."""
     if not folder.is_dir():
         raise UserError(f'--calib {folder}: the folder does not exist')
-    files = sorted(path for path in folder.rglob('*') if path.suffix.lower() in IMAGES)
+    files = [path for path in files_below(folder) if path.suffix.lower() in IMAGES]
     images = []
     for file in (files[i] for i in evenly(len(files), MOST_IMAGES)):
         image = cv2.imread(str(file))

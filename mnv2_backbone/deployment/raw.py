@@ -38,11 +38,15 @@ class RawNetwork(nn.Module):
                 corners=head.align_corners, threshold=getattr(head, 'threshold', None), size=size, mean=mean
             )
             return
+        coder = head.bbox_coder
+        plain = type(coder).__name__ == 'DeltaXYWHBBoxCoder' and coder.clip_border and not coder.add_ctr_clamp
+        if not plain or any(coder.means):
+            raise ValueError('bbox_coder: only DeltaXYWHBBoxCoder with clip_border and means of 0 fits this format')
         for predictor in head.reg_convs:
             keep_outputs(predictor[1], 4, [1, 0, 3, 2])
         x1, y1, x2, y2 = network.anchors.unbind(1)
         anchors = torch.stack([y1 + y2, x1 + x2, 2 * (y2 - y1), 2 * (x2 - x1)], 1).numpy() / 2
-        stds = [head.bbox_coder.stds[i] for i in (1, 0, 3, 2)]
+        stds = [coder.stds[i] for i in (1, 0, 3, 2)]
         text = base64.b64encode(anchors.astype('<f4').tobytes()).decode()
         self.decoding = dict(anchors=text, stds=stds, margin=head.margin, sigmoid=head.score_converter == 'sigmoid')
 

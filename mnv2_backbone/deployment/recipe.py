@@ -10,7 +10,7 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
-from ..configs import leaves
+from ..configs import leaves, type_name
 from ..data.resize import tf_bilinear
 
 #: The ways of resizing, by the transform that does it.
@@ -40,6 +40,12 @@ def dataset_meta(cfg: Config) -> dict[str, Any]:
     if 'palette' not in own and known.keys() >= set(meta['classes']):
         meta['palette'] = [known[name] for name in meta['classes']]
     return meta
+
+
+def test_pipeline(cfg: Config) -> list[Any]:
+    """The test pipeline of a config, of the first data set if there are several."""
+    _, dataset = next(leaves('', cfg.test_dataloader.dataset))
+    return list(dataset['pipeline'])
 
 
 def classes_and_palette(meta: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
@@ -77,8 +83,8 @@ class Recipe:
             ValueError: The test pipeline does more than load, resize to a fixed size and pack.
         """
         size, sampling = None, 'opencv'
-        for step in cfg.test_dataloader.dataset.pipeline:
-            name = step['type'].rpartition('.')[2]
+        for step in test_pipeline(cfg):
+            name = type_name(step)
             usual = all(step.get(option, value) == value for option, value in _ALLOWED.items())
             if name in SAMPLINGS and usual and 'scale' in step and size is None:
                 scale = step['scale']
@@ -90,7 +96,7 @@ class Recipe:
                     'size (Resize with scale and keep_ratio=False, TFResize) or not at all, and nothing else'
                 )
         meta = dataset_meta(cfg) if meta is None else meta
-        segments = cfg.model.type.rpartition('.')[2] in ('DeepLab', 'EncoderDecoder')
+        segments = type_name(cfg.model) in ('DeepLab', 'EncoderDecoder')
         test_cfg = padding_of(cfg) if segments else cfg.model.test_cfg.to_dict()
         return cls('segment' if segments else 'detect', *classes_and_palette(meta), size, sampling, test_cfg)
 

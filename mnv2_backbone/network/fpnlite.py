@@ -185,11 +185,16 @@ class FPNLiteHead(SingleShotHead):
         """Folds the norms of each level into convolutions of its own, in place."""
         convs: Any = self.convs[0]
         levels: Any = self.norms
-        self.convs = nn.ModuleList(
-            nn.ModuleList(nn.Sequential(conv[0], fuse_conv_bn_eval(conv[1], norm)) for conv, norm in zip(convs, norms))
-            for norms in levels
+
+        def folded(conv: Any, norm: nn.Module) -> tuple[nn.Module, nn.Module]:
+            if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+                return conv, norm
+            return nn.Sequential(conv[0], fuse_conv_bn_eval(conv[1], norm)), nn.Identity()
+
+        pairs = [[folded(*pair) for pair in zip(convs, norms)] for norms in levels]
+        self.convs, self.norms = (
+            nn.ModuleList(nn.ModuleList(pair[i] for pair in level) for level in pairs) for i in range(2)
         )
-        self.norms = nn.ModuleList(nn.ModuleList(nn.Identity() for _ in norms) for norms in levels)
 
     def classification_loss(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         """The focal loss of all scores, of which the background's should be 0 everywhere; see the base class."""

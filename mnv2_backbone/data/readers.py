@@ -212,9 +212,7 @@ def _read_coco(found: Found, classes: Sequence[str] | None, faults: Faults) -> t
                 box = (left, top, left + width, top + height)
                 things[entry['image_id']].append(Thing(label, box, entry.get('segmentation'), crowd))
         used = {entry['category_id'] for entry in content['annotations']}
-        taken = {
-            categories[number].lower() for number in used
-        }  # Roboflow's unused category 0 may have the name of another
+        taken = {categories[number].lower() for number in used}  # Roboflow's category 0 may have another's name
         kept = [name for number, name in categories.items() if number in used or name.lower() not in taken]
         names += [name for name in kept if name not in names]
         for number, entry in images.items():

@@ -9,6 +9,8 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -32,10 +34,11 @@ import finetune
 import torch
 from mmdet.visualization import DetLocalVisualizer
 from mmseg.visualization import SegLocalVisualizer
+from rich.console import Console
 from tuning.choices import choose
 from tuning.data import Data
 from tuning.lists import write_coco
-from tuning.progress import epochs_within
+from tuning.progress import ProgressHook, epochs_within
 from tuning.scores import score_boxes, score_masks
 
 from mnv2_backbone import MobileNetV2
@@ -131,6 +134,21 @@ def test_a_time_limit_sets_the_number_of_epochs(run: Callable[..., str], truths:
     assert 'of 60 minutes' in line and int(line.split()[1]) > 10
     seconds = int(re.search(r'one takes (\d+) s', line)[1])
     assert int(line.split()[1]) * (seconds - 0.5) <= 60 * 60  # seconds are printed as rounded
+
+
+@pytest.mark.parametrize(('minutes', 'epoch', 'ends'), [(None, 3, False), (5, 3, False), (2, 3, True), (2, 9, False)])
+def test_a_training_ends_when_its_time_is_over(
+    minutes: float | None, epoch: int, ends: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hook = ProgressHook('coco/bbox_mAP_50', Console(), minutes)
+    loop = SimpleNamespace(stop_training=False)
+    runner: Any = SimpleNamespace(iter=0, max_iters=90, epoch=epoch, max_epochs=9, train_loop=loop)
+    monkeypatch.setattr('tuning.progress.time.monotonic', lambda: 1000.0)
+    hook.before_train(runner)
+    monkeypatch.setattr('tuning.progress.time.monotonic', lambda: 1000.0 + 3 * 60)
+    hook.after_val_epoch(runner, {'coco/bbox_mAP_50': 0.5})
+    assert loop.stop_training == ends
+    assert ('ends after 3 of the 9 planned epochs: the 2 minutes are over' in capsys.readouterr().out) == ends
 
 
 def test_validations_are_part_of_a_time_limit() -> None:

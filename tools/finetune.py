@@ -137,10 +137,12 @@ def finetune(args: argparse.Namespace, work_dir: Path) -> 'Scores | None':
         command_line = shlex.join(['mnv2', 'train', str(config), '--work-dir', str(work_dir / 'training')])
         console.print(f'\ntrain with: {command_line}')
         return None
-    return train_and_report(data, choices, work_dir, args.export, console)
+    return train_and_report(data, choices, work_dir, args, console)
 
 
-def train_and_report(data: 'Data', choices: 'Choices', work_dir: Path, kind: str, console: Console) -> 'Scores':
+def train_and_report(
+    data: 'Data', choices: 'Choices', work_dir: Path, args: argparse.Namespace, console: Console
+) -> 'Scores':
     """Trains the config in the work folder, and reports on the best checkpoint; returns its scores."""
     from tuning.config import BASES
     from tuning.progress import ProgressHook, best_checkpoint
@@ -152,11 +154,11 @@ def train_and_report(data: 'Data', choices: 'Choices', work_dir: Path, kind: str
     options = dict(config=str(work_dir / 'config.py'), work_dir=str(training), cfg_options=None, launcher='none')
     switches = dict(local_rank=0, amp=False, auto_scale_lr=False, resume=None, tensorboard=False)
     with quiet():
-        hook = ProgressHook(BASES[choices.model][1], console)
+        hook = ProgressHook(BASES[choices.model][1], console, args.minutes)
         with hook.progress:
             run_training(argparse.Namespace(**options, **switches), [hook])
         with setting_up():
-            return report(data, choices.task, work_dir, best_checkpoint(training), kind, console)
+            return report(data, choices.task, work_dir, best_checkpoint(training), args.export, console)
 
 
 @contextmanager

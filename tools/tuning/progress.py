@@ -21,13 +21,15 @@ from .choices import interval
 class ProgressHook(Hook):
     """Shows a bar with the time that is left, while its ``progress`` is entered.
 
-    Where ``console`` is no terminal, it prints a line after each validation instead.
+    Where ``console`` is no terminal, it prints a line after each validation instead. After ``minutes`` it ends the
+    training with the next validation: the machine may have become slower than when the epochs were planned.
     """
 
     priority = 'VERY_LOW'
 
-    def __init__(self, score: str, console: Console) -> None:
+    def __init__(self, score: str, console: Console, minutes: float | None = None) -> None:
         self.score, self.best, self.text, self.console = score, -1.0, '', console
+        self.minutes, self.began = minutes, 0.0
         columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self.progress = Progress(
             *columns,
@@ -41,6 +43,7 @@ class ProgressHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Adds the bar."""
+        self.began = time.monotonic()
         self.task = self.progress.add_task('training', total=runner.max_iters, completed=runner.iter)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
@@ -57,6 +60,10 @@ class ProgressHook(Hook):
         self.text = f', {self.score.rpartition("/")[2]} {value:.3f} (best {self.best:.3f})'
         if self.progress.disable:
             self.console.print(f'epoch {runner.epoch}/{runner.max_epochs}{self.text}')
+        if self.minutes and time.monotonic() - self.began > self.minutes * 60 and runner.epoch < runner.max_epochs:
+            runner.train_loop.stop_training = True
+            planned = f'{runner.epoch} of the {runner.max_epochs} planned epochs'
+            self.console.print(f'ends after {planned}: the {self.minutes:g} minutes are over')
 
 
 class _StepTimes(Hook):

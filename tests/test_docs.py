@@ -217,7 +217,11 @@ def needs_tflite(block: Block) -> bool:
     return '.tflite' in block.text
 
 
-@each(lambda block: block in PROGRAMS and not is_alone(block) and not needs_tflite(block))
+def needs_onnx(block: Block) -> bool:
+    return 'Predictor.from_file' in block.text
+
+
+@each(lambda block: block in PROGRAMS and not (is_alone(block) or needs_tflite(block) or needs_onnx(block)))
 def test_a_program_runs_and_prints_what_the_page_says(block, stand_in, capsys):
     run(block)
     wanted = printed_by(block)
@@ -255,6 +259,8 @@ def test_exported_files_run_in_programs_without_this_package(stand_in, capsys):
     for name in ('boxes', 'scores', 'labels'):
         assert results[0][name].shape[:2] == (1, 30)
         np.testing.assert_allclose(results[0][name], results[1][name], atol=0.05)
+    (block,) = [block for block in PROGRAMS if needs_onnx(block)]
+    assert len(run(block)['found']) == (results[0]['scores'] > 0).sum()
     described = (ROOT / 'docs/deploy.md').read_text()
     manifest = json.loads(next(x.value for x in onnx.load(path).metadata_props if x.key == 'mnv2_backbone'))
     for key in (*manifest, *manifest['recipe']):

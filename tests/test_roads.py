@@ -31,7 +31,11 @@ from mnv2_backbone.deployment.recipe import Manifest, Recipe, dataset_meta, padd
 from mnv2_backbone.errors import UserError
 from mnv2_backbone.training.options import load_config
 
-SMALLER = {'ssdlite_mnv2_coco_small.py': {'test_dataloader.dataset.pipeline.1.scale': (320, 320)}}
+#: What a config is run with: those for fine-tuning leave the number of classes to others.
+CHANGES = {
+    'ssdlite_mnv2_coco_small.py': {'test_dataloader.dataset.pipeline.1.scale': (320, 320)},
+    **dict.fromkeys(('fpnlite_mnv2_finetune.py', 'ssdlite_mnv2_finetune.py'), {'model.bbox_head.num_classes': 20}),
+}
 DETECTORS = ('ssdlite', 'fpnlite')
 CONFIGS = sorted(path.name for path in (ROOT / 'configs').glob('*.py'))
 
@@ -94,7 +98,7 @@ def graph(model, recipe, image, nms=False):
 
 @pytest.mark.parametrize('name', [name for name in CONFIGS if name.startswith(DETECTORS)])
 def test_detectors(name, tmp_path):
-    cfg, weights = trained(name, tmp_path, **{'model.test_cfg.score_thr': 0.3}, **SMALLER.get(name, {}))
+    cfg, weights = trained(name, tmp_path, **{'model.test_cfg.score_thr': 0.3}, **CHANGES.get(name, {}))
     recipe = Recipe.from_config(cfg)
     image = photo(*recipe.size)
     (wanted,) = Predictor.from_checkpoint(cfg, weights)([image])

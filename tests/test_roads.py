@@ -34,6 +34,10 @@ from mnv2_backbone.training.options import load_config
 #: What a config is run with: those for fine-tuning leave the number of classes to others.
 CHANGES = {
     'ssdlite_mnv2_coco_small.py': {'test_dataloader.dataset.pipeline.1.scale': (320, 320)},
+    **dict.fromkeys(
+        ('deeplabv3lite_mnv2_cityscapes.py', 'lraspp_mnv2_cityscapes.py'),
+        {'model.data_preprocessor.test_cfg.size': (257, 513)},
+    ),
     **dict.fromkeys(('fpnlite_mnv2_finetune.py', 'ssdlite_mnv2_finetune.py'), {'model.bbox_head.num_classes': 20}),
 }
 DETECTORS = ('ssdlite', 'fpnlite')
@@ -121,7 +125,7 @@ def test_detectors(name, tmp_path):
 
 @pytest.mark.parametrize('name', [name for name in CONFIGS if not name.startswith(DETECTORS)])
 def test_segmenters(name, tmp_path):
-    cfg, weights = trained(name, tmp_path)
+    cfg, weights = trained(name, tmp_path, **CHANGES.get(name, {}))
     image = photo(120, 161)
     predict = Predictor.from_checkpoint(cfg, weights)
     (wanted,) = predict([image])

@@ -137,6 +137,9 @@ def test_logs_of_trainings_give_figures_and_curves(tool, tmp_path):
         log.write_text('\n'.join(map(json.dumps, [*logged, dict(mIoU=end, step=2)])) + '\n')
     document = json.loads(json.dumps(DOCUMENT))
     document['tasks'][0]['curves'] = dict(image='c.png', score='mIoU', runs={'ours': 'seeds/ours_seed*'})
+    killed = tmp_path / 'runs/seeds/ours_seed0/before/vis_data/scalars.json'  # and resumed
+    killed.parent.mkdir(parents=True)
+    killed.write_text(json.dumps(dict(loss=1.0, step=10)) + '\n')
     document['experiments'][1]['figures'][0].update(scores='ours_seed*/*/vis_data/scalars.json', key='mIoU')
     (tmp_path / 'experiments.yml').write_text(yaml.safe_dump(document))
     assert tool('table') == 0 and not (tmp_path / 'c.png').exists()  # it has not come to its end

@@ -95,9 +95,11 @@ def figures(experiment: Mapping[str, Any]) -> list[Row]:
     rows = []
     for figure in experiment['figures']:
         files = sorted(folder.glob(figure['scores']))
-        values = [figure.get('scale', 1) * scores(path)[figure['key']] for path in files]
+        found = [scores(path) for path in files]
+        # A training that was killed and resumed leaves a log without an evaluation, beside the one with it.
+        values = [figure.get('scale', 1) * one[figure['key']] for one in found if figure['key'] in one]
         if not values:
-            raise UserError(f'{experiment["name"]}: no {figure["scores"]} in {folder}')
+            raise UserError(f'{experiment["name"]}: no {figure["key"]} in {figure["scores"]} in {folder}')
         std = round(stdev(values), 4) if len(values) > 1 else ''
         cells = (round(mean(values), 4), std, len(values), sum(fact['seconds'] for fact in facts), facts[-1]['machine'])
         rows.append(dict(zip(COLUMNS, (*identity(experiment, figure), *map(str, cells)))))

@@ -29,7 +29,6 @@ from .samples import Faults, Sample, Thing
 #: Files with the names of classes, one a line, for formats that have numbers only.
 _NAMES = ('classes.txt', 'obj.names', 'labels.txt', '_darknet.labels', 'predefined_classes.txt')
 _LONELY, _DAMAGED = 'annotations without an image, left out', 'images that cannot be read, left out'
-_UNUSED = 'images without annotations, not used'
 
 
 @dataclass
@@ -158,10 +157,12 @@ def read(found: Found, classes: Sequence[str] | None, faults: Faults) -> tuple[l
     damaged = set(faults.kinds.get(_DAMAGED, ()))
     for mask in found.folder.lonely_masks if found.format == 'masks' else ():
         faults.add(_LONELY, found.folder.short(mask))
-    why = 'without annotations' if found.sources[0][1] is None else f'that {found.sources[0][0].name} does not name'
+    path, content = found.sources[0]
+    by_yaml = found.format == 'yolo' and content is not None
+    unused = f'images {f"that {path.name} does not name" if by_yaml else "without annotations"}, not used'
     for image in found.folder.images:
         if image not in used and found.folder.short(image) not in damaged:
-            faults.add(f'images {why}, not used' if found.format == 'yolo' else _UNUSED, found.folder.short(image))
+            faults.add(unused, found.folder.short(image))
     return samples, names
 
 

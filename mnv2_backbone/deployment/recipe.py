@@ -29,9 +29,14 @@ _IGNORED = (
 _ALLOWED = dict(keep_ratio=False, interpolation='bilinear', backend='cv2', color_type='color')
 
 
+def _test_dataset(cfg: Config) -> Any:
+    """The test data set of a config, the first if there are several."""
+    return next(leaves('', cfg.test_dataloader.dataset))[1]
+
+
 def dataset_meta(cfg: Config) -> dict[str, Any]:
     """Names and colours of the classes of a config's test data set, as it reads them: ``classes``, ``palette``."""
-    _, dataset = next(leaves('', cfg.test_dataloader.dataset))
+    dataset = _test_dataset(cfg)
     with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
         kind = registry.get(dataset.type)
     own = dict(dataset.get('metainfo') or {})
@@ -44,8 +49,7 @@ def dataset_meta(cfg: Config) -> dict[str, Any]:
 
 def test_pipeline(cfg: Config) -> list[Any]:
     """The test pipeline of a config, of the first data set if there are several."""
-    _, dataset = next(leaves('', cfg.test_dataloader.dataset))
-    return list(dataset['pipeline'])
+    return list(_test_dataset(cfg)['pipeline'])
 
 
 def classes_and_palette(meta: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[Colour, ...]]:

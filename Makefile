@@ -78,7 +78,7 @@ $(VENV)/.ready: $(VENV)/.pinned setup.cfg setup.py pyproject.toml
 	@$(PIP) check
 	@touch $@
 
-$(VENV)/.testable: $(VENV)/.ready
+$(VENV)/.testable: $(VENV)/.ready tools/requirements/tflite.txt
 	@echo 'installing what its tests need'
 	@$(INSTALL) -e '.[dev]'
 	@$(PIP) check

@@ -130,6 +130,12 @@ class OpenVINO(Backend):
     def write(self, graph: Any, path: Path, manifest: str) -> None:
         import openvino
 
+        from .model_api import add_model_info
+        from .recipe import Manifest
+
+        known = Manifest.from_json(manifest)
+        if known.nms:
+            add_model_info(graph, known.recipe)
         graph.set_rt_info(manifest, [KEY])
         openvino.save_model(graph, path, compress_to_fp16=False)
 
@@ -146,7 +152,7 @@ class OpenVINO(Backend):
         if threads:
             options['INFERENCE_NUM_THREADS'] = threads
         compiled = openvino.Core().compile_model(source, 'CPU', options)
-        return lambda x: list(compiled(x).values())
+        return lambda x: list(compiled(x).values())[:3]  # the fourth is for OpenVINO's Model API
 
 
 class Inductor(Backend):

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mnv2_backbone.errors import UserError
+from mnv2_backbone.training.cpu import keep_freed_memory
 from mnv2_backbone.training.options import load_config
 
 from .choices import interval
@@ -78,6 +79,7 @@ class _StepTimes(Hook):
 
 def seconds_per_epoch(config: str, steps: int = 12) -> tuple[float, float]:
     """How long an epoch of a config and a validation take on this machine, by a few batches of each."""
+    keep_freed_memory()  # as in the training
     cfg: Config = load_config(config)
     batch = cfg.train_dataloader.batch_size
     with tempfile.TemporaryDirectory() as folder:

@@ -12,7 +12,15 @@ from ..registry import TRANSFORMS
 _MOST = 2**15 - 1  # pixels of a side that OpenCV can address
 
 
-@lru_cache(8)
+@lru_cache(4)
+def _places(rows: int, columns: int, height: int, width: int) -> tuple[list[list[np.ndarray]], np.ndarray, np.ndarray]:
+    """Where the four pixels around each wanted one are, [above, below][left, right], and how far it is from the first."""
+    *ys, down = _taps(rows, height)
+    *xs, across = _taps(columns, width)
+    places = [[np.stack(np.broadcast_arrays(x, y[:, None]), -1) for x in xs] for y in ys]
+    return places, down[:, None], across
+
+
 def _taps(size: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The two pixels between which each of the ``wanted`` ones is read, and how far it is from the first."""
     at = np.arange(wanted, dtype=np.float32) * np.float32(size / wanted)
@@ -30,15 +38,12 @@ def tf_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """
     if max(image.shape[:2]) > _MOST:
         raise UserError(f'an image of {image.shape[1]}x{image.shape[0]}: at most {_MOST} pixels a side can be resized')
-    top, bottom, down = _taps(image.shape[0], height)
-    *columns, across = _taps(image.shape[1], width)
-    down, across = down[:, None], across.repeat(image.size // (image.shape[0] * image.shape[1]))
+    places, down, across = _places(*image.shape[:2], height, width)
+    across = across.repeat(image.size // (image.shape[0] * image.shape[1]))
 
-    def pixels(y: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """The pixels at these rows and columns, which OpenCV collects faster than NumPy."""
-        at = np.empty((height, width, 2), np.int16)
-        at[..., 0], at[..., 1] = x, y[:, None]
-        found: np.ndarray = cv2.remap(image, at, np.empty(0), cv2.INTER_NEAREST)
+    def pixels(row: int, column: int) -> np.ndarray:
+        """The pixels above or below and left or right, which OpenCV collects faster than NumPy."""
+        found: np.ndarray = cv2.remap(image, places[row][column], np.empty(0), cv2.INTER_NEAREST)
         return found.reshape(height, -1).astype(np.float32)
 
     def between(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
@@ -47,13 +52,13 @@ def tf_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
         first += second
         return first
 
-    def column(x: np.ndarray) -> np.ndarray:
-        upper = pixels(top, x)
-        return between(upper, pixels(bottom, x), down) if down.any() else upper
+    def column(number: int) -> np.ndarray:
+        upper = pixels(0, number)
+        return between(upper, pixels(1, number), down) if down.any() else upper
 
     # At an integer scale, as for photos of 640 or 1280 pixels at 320, pixels are read as they are.
-    found = column(columns[0])
-    found = between(found, column(columns[1]), across) if across.any() else found
+    found = column(0)
+    found = between(found, column(1), across) if across.any() else found
     return found.reshape(height, width, -1)
 
 

@@ -245,7 +245,7 @@ class LiteRT(Backend):
 
         def run(x: np.ndarray) -> list[np.ndarray]:
             x = np.rint(x) if image['dtype'] == np.uint8 else x
-            network.set_tensor(image['index'], x.astype(image['dtype']))
+            network.set_tensor(image['index'], x.astype(image['dtype'], copy=False))
             network.invoke()
             found = []
             for detail, table in zip(outputs, tables):

@@ -176,29 +176,31 @@ def suppress(boxes: Tensor, scores: Tensor, cfg: Mapping[str, Any]) -> InstanceD
     Returns:
         ``bboxes`` (n, 4), ``scores`` (n,), ``labels`` (n,), the highest-scoring first.
     """
-    # NumPy scans the scores in one thread. PyTorch's other threads, once woken, would spin for some milliseconds and
-    # take the cores from the runtime that computes the next image: that costs more than everything else here.
-    found_at = np.flatnonzero(scores.numpy() > cfg['score_thr'])
-    anchors, labels = (torch.from_numpy(x) for x in np.divmod(found_at, scores.shape[1]))
-    values = scores[anchors, labels]
+    # NumPy, which has one thread, does what is large. PyTorch's other threads, once woken, would spin for milliseconds
+    # and take the cores from the runtime that computes the next image: that costs more than everything else here.
+    corners, every = boxes.numpy(), scores.numpy().reshape(-1)
+    places = np.flatnonzero(every > cfg['score_thr'])
+    values = every[places]
     limit = cfg.get('nms_pre', -1)
     count = min(limit if limit > 0 else len(values), len(values))
     if (smallest := cfg.get('min_bbox_size', -1)) >= 0:
-        order = values.topk(count).indices
-        sides = boxes[anchors[order], 2:] - boxes[anchors[order], :2]
-        order = order[(sides > smallest).all(1)]
-        values, anchors, labels, count = values[order], anchors[order], labels[order], len(order)
+        order = torch.from_numpy(values).topk(count).indices.numpy()
+        at = places[order] // scores.shape[1]
+        order = order[(corners[at, 2:] - corners[at, :2] > smallest).all(1)]
+        values, places, count = values[order], places[order], len(order)
     if not count:
-        return InstanceData(bboxes=boxes[:0], scores=values[:0], labels=labels[:0])
+        return InstanceData(bboxes=boxes[:0], scores=scores[:0, 0], labels=torch.from_numpy(places[:0]))
     wanted, nms = cfg['max_per_img'], dict(cfg['nms'])
     if nms.get('class_agnostic'):  # beyond split_thr boxes mmcv would forget it
         nms['split_thr'] = count + 1
-    lowest = min(float(boxes.numpy().min()), 0.0)  # by NumPy for the same reason
+    lowest = min(float(corners.min()), 0.0)
     for taken in numbers_for_nms(count, cfg):
-        top, order = values.topk(taken)
+        top, order = torch.from_numpy(values).topk(taken)
+        at, labels = np.divmod(places[order.numpy()], scores.shape[1])
         # mmcv keeps classes apart by moving their boxes, which works for coordinates from 0
-        found, keep = batched_nms(boxes[anchors[order]] - lowest, top, labels[order], nms)
+        candidates = torch.from_numpy(corners[at] - lowest)
+        found, keep = batched_nms(candidates, top, torch.from_numpy(labels), nms)
         if len(keep) >= wanted:
             break
     found, keep = found[:wanted], keep[:wanted]
-    return InstanceData(bboxes=found[:, :4] + lowest, scores=found[:, 4], labels=labels[order][keep])
+    return InstanceData(bboxes=found[:, :4] + lowest, scores=found[:, 4], labels=torch.from_numpy(labels)[keep])

@@ -14,7 +14,7 @@ _MOST = 2**15 - 1  # pixels of a side that OpenCV can address
 
 @lru_cache(4)
 def _places(rows: int, columns: int, height: int, width: int) -> tuple[list[list[np.ndarray]], np.ndarray, np.ndarray]:
-    """Where the four pixels around each wanted one are, [above, below][left, right], and how far it is from the first."""
+    """Where the four pixels around a wanted one are, [above, below][left, right], and how far it is from the first."""
     *ys, down = _taps(rows, height)
     *xs, across = _taps(columns, width)
     places = [[np.stack(np.broadcast_arrays(x, y[:, None]), -1) for x in xs] for y in ys]

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from speed import exports, inputs, ours, peers
 from speed.measure import DIFFERENCES, boxes_differ, run_task
 from speed.plot import draw_costs
-from speed.variants import NAMES, Variant
+from speed.variants import NAMES, Variant, variants
 from speed.workers import Failed, Missing, Worker
 
 from mnv2_backbone import MobileNetV2
@@ -201,7 +201,7 @@ def test_exported_backbones_compute_the_same(backbone_inputs):
     outputs = {}
     onnx, openvino = (partial(ours.backbone_exported, format=format) for format in ('onnx', 'openvino'))
     for format, precision in (('onnx', 'fp32'), ('onnx', 'int8'), ('openvino', 'fp32'), ('openvino', 'bf16')):
-        target = backbone_inputs / f'backbone_{precision}{exports.FORMATS[format].suffix}'
+        target = ours.exported_path(backbone_inputs, 'backbone', format, precision)
         exports.backbone(Once(), backbone_inputs, format, precision, target)
     for run, precision, tolerance in (
         (ours.backbone_trained, 'fp32', 0),
@@ -241,6 +241,15 @@ def test_detectors_have_the_same_number_of_candidates(sizes, shared, background,
     found = logits.softmax(1) if scores == 'softmax' else logits.sigmoid()
     found = found[:, 1:] if background == 0 else found[:, :-1]
     assert int((found > threshold).sum()) == pytest.approx(inputs.CANDIDATES, abs=2)
+
+
+def test_the_files_of_all_rows_can_lie_in_one_folder(tmp_path):
+    files = []
+    for row in (row for task in ('backbone', 'detect') for row in variants(task, 'cpu') if row.options.get('format')):
+        backend = exports.FORMATS[row.options['format']]
+        target = ours.exported_path(tmp_path, row.task, backend.format, row.precision)
+        files += [target.with_suffix(suffix) for suffix in (backend.suffix, *backend.companions)]
+    assert len(set(files)) == len(files) > 15
 
 
 def test_rows_of_fpnlite_find_the_same(tmp_path):

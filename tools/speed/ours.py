@@ -86,10 +86,14 @@ def backbone_deployed(turns: Any, folder: Path, precision: str, **_: Any) -> Non
     turns.loop(lambda: network(x), output=network(x)[0].numpy())
 
 
+def exported_path(folder: Path, task: str, format: str, precision: str) -> Path:
+    """Where the file of a row is; formats share suffixes of the files that belong to it."""
+    return folder / f'{task}_{format}_{precision}{FORMATS[format].suffix}'
+
+
 def backbone_exported(turns: Any, format: str, folder: Path, precision: str, **_: Any) -> None:
     """The backbone in an exported file, run by the file's back end."""
-    backend = FORMATS[format]
-    target = folder / f'backbone_{precision}{backend.suffix}'
+    backend, target = FORMATS[format], exported_path(folder, 'backbone', format, precision)
     written(target, 'backbone', folder=folder, format=format, precision=precision)
     run = backend.load(target, precision, torch.get_num_threads())
     x = np.load(folder / 'normalised.npy')[:1]
@@ -107,7 +111,7 @@ def model_exported(turns: Any, task: str, format: str, folder: Path, configs: Pa
     """A whole model in an exported file, run by the file's back end."""
     from mnv2_backbone.deployment.predictor import Predictor
 
-    target = folder / f'{task}_{precision}{FORMATS[format].suffix}'
+    target = exported_path(folder, task, format, precision)
     written(target, 'model', folder=folder, configs=configs, task=task, format=format, precision=precision)
     _run_model(turns, task, folder, Predictor.from_file(target, torch.get_num_threads()))
 

@@ -184,10 +184,10 @@ def suppress(boxes: Tensor, scores: Tensor, cfg: Mapping[str, Any]) -> InstanceD
     limit = cfg.get('nms_pre', -1)
     count = min(limit if limit > 0 else len(values), len(values))
     if (smallest := cfg.get('min_bbox_size', -1)) >= 0:
-        order = torch.from_numpy(values).topk(count).indices.numpy()
-        at = places[order] // scores.shape[1]
-        order = order[(corners[at, 2:] - corners[at, :2] > smallest).all(1)]
-        values, places, count = values[order], places[order], len(order)
+        best = torch.from_numpy(values).topk(count).indices.numpy()
+        at = places[best] // scores.shape[1]
+        best = best[(corners[at, 2:] - corners[at, :2] > smallest).all(1)]
+        values, places, count = values[best], places[best], len(best)
     if not count:
         return InstanceData(bboxes=boxes[:0], scores=scores[:0, 0], labels=torch.from_numpy(places[:0]))
     wanted, nms = cfg['max_per_img'], dict(cfg['nms'])

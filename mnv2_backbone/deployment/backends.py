@@ -133,9 +133,8 @@ class OpenVINO(Backend):
         from .model_api import add_model_info
         from .recipe import Manifest
 
-        known = Manifest.from_json(manifest)
-        if known.nms:
-            add_model_info(graph, known.recipe)
+        if json.loads(manifest).get('nms'):  # a bare backbone has no manifest
+            add_model_info(graph, Manifest.from_json(manifest).recipe)
         graph.set_rt_info(manifest, [KEY])
         openvino.save_model(graph, path, compress_to_fp16=False)
 

@@ -25,7 +25,8 @@ def left_behind(cache):
 
 
 @pytest.mark.parametrize('name', sorted(WEIGHTS))
-def test_without_network_the_message_says_which_file_to_put_where(cache, name):
+def test_without_network_the_message_says_which_file_to_put_where(cache, name, capsys):
+    # with capsys sys.stderr is no file, as in a notebook
     with pytest.raises(WeightsError) as error:
         obtain(name)
     source = WEIGHTS[name].source

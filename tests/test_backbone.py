@@ -184,6 +184,27 @@ def test_frozen_stages_freeze_parameters_and_statistics(stages):
     assert (stages == 8) == (not y.requires_grad)
 
 
+def test_frozen_layers_compute_the_same_in_training():
+    net = MobileNetV2(frozen_stages=8, out_indices=('layer_1', 'layer_4/depthwise_output', 7))
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for tensor, low in (
+                (module.weight, 0.5),
+                (module.bias, -0.5),
+                (module.running_mean, -0.5),
+                (module.running_var, 0.5),
+            ):
+                torch.nn.init.uniform_(tensor, low, low + 1)
+    x = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        expected, found = net.eval()(x), net.train()(x)
+        again = net.eval()(x)
+    for tensors in zip(expected, found, again):
+        scale = tensors[0].abs().max().item()
+        torch.testing.assert_close(tensors[1], tensors[0], rtol=0, atol=1e-5 * scale)
+        torch.testing.assert_close(tensors[2], tensors[0], rtol=0, atol=0)
+
+
 def test_norm_eval_keeps_statistics():
     net = MobileNetV2(norm_eval=True, out_indices=(2,)).train()
     assert net.training and not any(m.training for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d))

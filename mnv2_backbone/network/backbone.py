@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
 from mmengine.runner.checkpoint import _load_checkpoint
 from torch import Tensor, nn
@@ -180,6 +181,10 @@ class MobileNetV2(BaseModule):
     def train(self, mode: bool = True) -> 'MobileNetV2':
         """Sets the mode; what is frozen, and with ``norm_eval`` every batch norm, stays in evaluation mode."""
         super().train(mode)
+        for block in self._frozen_blocks():
+            for module in block.modules():
+                if isinstance(module, ConvModule):  # mmcv's: the norm goes into the weights of each convolution
+                    module.turn_on_efficient_conv_bn_eval(mode)
         if mode:
             for block in self._frozen_blocks():
                 block.eval()

@@ -1,6 +1,6 @@
 """Runs the experiments behind docs/results.md and docs/finetuning.md; makes both, results.csv and curves from the logs.
 
-    python tools/results.py run voc bccd       # these; what has been run already is skipped
+    python tools/results.py run voc-ours bccd  # these; what has been run already is skipped
     python tools/results.py table              # from the logs of all that have been run here
 
 Figures whose logs are not here stay as they are in docs/results.csv.

@@ -22,6 +22,7 @@ from mnv2_backbone.deployment.backends import OpenVINO, choose_engine
 from mnv2_backbone.deployment.deploy import deploy, run_with
 from mnv2_backbone.deployment.folding import fold_norms, settle_padding
 from mnv2_backbone.deployment.predictor import suppress
+from mnv2_backbone.deployment.recipe import classes_and_palette
 from mnv2_backbone.network.layers import ConvNormAct
 from mnv2_backbone.training.cpu import multiplies_bfloat16
 
@@ -178,6 +179,42 @@ def test_a_deployed_backbone_takes_every_size():
         with torch.no_grad():
             for got, want in zip(fast(x), net(x)):
                 torch.testing.assert_close(got, want, atol=1e-4 * float(want.abs().max()), rtol=0)
+
+
+def test_convolutions_that_compute_their_weights_are_left_alone():
+    options = dict(widen_factor=0.35, conv_cfg=dict(type='ConvWS'), out_indices=(3,))
+    net = disturb(MobileNetV2(frozen_stages=3, **options))
+    x = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        (wanted,) = net.eval()(x)
+        near = dict(atol=1e-4 * float(wanted.abs().max()), rtol=0)
+        torch.testing.assert_close(deploy(net, size=(64, 64), engine='eager')(x)[0], wanted, **near)
+        torch.testing.assert_close(net.train()(x)[0], wanted, **near)
+    model, cfg = build('ssdlite_mnv2_coco_tf.py', 'mmdet', **{'model.backbone.conv_cfg': dict(type='ConvWS')})
+    with pytest.raises(ValueError, match='conv_cfg: ConvWS2d cannot be deployed'):
+        deploy(model, cfg, engine='eager')
+
+
+class NormFirst(torch.nn.Module):
+    """A norm that is registered after a convolution, and computed before it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = torch.nn.Conv2d(4, 4, 1), torch.nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        return self.conv(self.norm(x))
+
+
+def test_a_norm_is_folded_only_where_it_follows():
+    net, x = disturb(NormFirst()).eval(), torch.rand(1, 4, 5, 5)
+    assert torch.equal(fold_norms(net)(x), net(x))
+
+
+def test_classes_without_colours_get_some():
+    for palette in (None, [], [(1, 2, 3)]):
+        assert len(classes_and_palette(dict(classes=('a', 'b', 'c'), palette=palette))[1]) == 3
+    assert classes_and_palette(dict(classes=('a',), palette=[(1, 2, 3), (4, 5, 6)]))[1][0] == (1, 2, 3)
 
 
 @settings(max_examples=60, deadline=None)

@@ -10,6 +10,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -210,6 +211,16 @@ def test_only_images_are_accepted(detector):
             run([image, wrong])
 
 
+@pytest.mark.parametrize('format', ['onnx', 'openvino'])
+def test_threads_may_share_a_file(detector, format):
+    predict = Predictor.from_file(detector.file('fp32', format))
+    images = detector.images * 4
+    wanted = [predict([image])[0] for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        for found, alone in zip(pool.map(lambda image: predict([image])[0], images), wanted):
+            assert torch.equal(found.bboxes, alone.bboxes) and torch.equal(found.labels, alone.labels)
+
+
 def test_what_has_to_be_known_is_in_the_file(detector):
     (entry,) = [prop for prop in onnx.load(detector.onnx).metadata_props if prop.key == 'mnv2_backbone']
     manifest = json.loads(entry.value)
@@ -247,6 +258,9 @@ def test_tools_run_the_file_as_they_run_the_checkpoint(detector, tmp_path, capsy
         same_objects(*(SimpleInstances(x['pred_instances']) for x in (got, want)), atol=2e-3)
     assert cli.test([str(ROOT / 'configs/ssdlite_mnv2_coco.py'), str(detector.onnx)]) == 2
     assert 'has 8 classes' in capsys.readouterr().err
+    line = [detector.config, str(detector.onnx), *detector.options, 'model.test_cfg.score_thr=0.3']
+    assert cli.test(line) == 2
+    assert 'detector.onnx has a test_cfg of its own' in capsys.readouterr().err
 
     image = next((detector.toy / 'val').glob('*.jpg'))
     line = ['--weights', detector.onnx, '--out-dir', tmp_path / 'out', '--score-thr', 0]

@@ -26,6 +26,7 @@ from exports import (
     yolo_classes_txt,
     yolo_ultralytics,
 )
+from mmengine.registry import DATASETS
 from mmengine.structures import InstanceData
 
 pytest.importorskip('mmdet', reason='training a detector needs MMDetection: pip install .[mm]')
@@ -106,6 +107,28 @@ def test_weights_of_a_backbone_take_the_place_of_the_detectors(
     state = trained.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in backbone.state_dict().items())
     assert all(module.training for module in backbone.train().modules())  # their norms are not folded
+
+
+def test_masks_of_many_classes_get_colours(run: Callable[..., str], truths: list[Truth], tmp_path: Path) -> None:
+    MASKS[0](tmp_path / 'set', truths)
+    classes = [f'class {number}' for number in range(25)]
+    run('set', *SHORT, '--dry-run', '--classes', *classes, '--work-dir', 'out')
+    loader = load_config(str(tmp_path / 'out/config.py')).train_dataloader
+    with DATASETS.switch_scope_and_registry('mmseg') as registry:
+        meta = registry.build(loader.dataset).metainfo
+    assert list(meta['classes']) == classes and len(meta['palette']) == 25
+
+
+def test_mistakes_leave_the_folder_as_it_was(run: Callable[..., str], truths: list[Truth], tmp_path: Path) -> None:
+    (tmp_path / 'set').mkdir()
+    shutil.copy(truths[0].path, tmp_path / 'set/a.jpg')
+    (tmp_path / 'own').mkdir()
+    (tmp_path / 'link').symlink_to(tmp_path / 'own')
+    for folder in ('own', 'link', 'new'):
+        assert 'no annotations' in run('set', '--work-dir', folder, status=2)
+    assert (tmp_path / 'own').is_dir() and (tmp_path / 'link').is_dir() and not (tmp_path / 'new').exists()
+    (tmp_path / 'file').touch()
+    assert '--work-dir file/out cannot be created' in run('set', '--work-dir', 'file/out', status=2)
 
 
 def test_a_segmenter_from_outlines(run: Callable[..., str], truths: list[Truth], tmp_path: Path) -> None:

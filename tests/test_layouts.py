@@ -14,9 +14,11 @@ pytest.importorskip('mmdet', reason='reading data sets needs MMDetection: pip in
 
 from tuning.data import Data, read_data, unpacked
 from tuning.labelmaps import MaskReader
+from tuning.lists import draw_outlines
 
 from mnv2_backbone.data.folder import Folder, split_of
 from mnv2_backbone.data.images import LoadImage, decoded_size, is_whole
+from mnv2_backbone.data.samples import Faults, Sample, Thing, clean
 from mnv2_backbone.errors import UserError
 
 SIZE = (100, 80)
@@ -279,3 +281,84 @@ def test_a_damaged_zip_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r'a.zip cannot be unpacked'):
         unpacked(tmp_path / 'a.zip', tmp_path / 'work')
     assert not (tmp_path / 'work/data').exists()
+
+
+def masks(root: Path, **values: list[int]) -> None:
+    """Images, and masks of vertical stripes with these values."""
+    for name, stripes in values.items():
+        photo(root / f'images/{name}.jpg')
+        (root / 'masks').mkdir(exist_ok=True)
+        Image.fromarray(np.resize(np.array(stripes, np.uint8), SIZE[::-1])).save(root / f'masks/{name}.png')
+
+
+def test_a_split_of_masks_keeps_the_shares_of_classes(tmp_path: Path) -> None:
+    masks(tmp_path, **{f'm{i}': [0, 1, 2] if i % 6 == 5 else [0, 1] for i in range(24)})
+    found = data(tmp_path)
+    rare = [sum(2 in sample.numbers for sample in found.of(split)) for split in ('train', 'val')]
+    assert rare == [3, 1] and len(found.of('val')) == 6 and not found.faults.lines()
+
+
+def test_classes_that_no_mask_has_are_named(tmp_path: Path) -> None:
+    write(tmp_path / 'classes.txt', 'ground\nroad\nriver\n')
+    for split in ('train', 'val'):
+        masks(tmp_path / split, a=[0, 1], b=[1, 0])
+    assert data(tmp_path).faults.lines() == ['1 classes without a pixel in the masks for training: river']
+    masks(tmp_path / 'val', a=[0], b=[0, 0])
+    with pytest.raises(UserError, match='the 2 masks for val have ground only: no two classes to tell apart'):
+        data(tmp_path)
+
+
+def test_lists_may_name_files_instead_of_names(tmp_path: Path) -> None:
+    for name in 'abcd':
+        voc(tmp_path / 'JPEGImages', name, labels=str(tmp_path / 'Annotations'))
+    write(tmp_path / 'ImageSets/Main/train.txt', 'a.jpg\nJPEGImages/b.jpg\n')
+    write(tmp_path / 'ImageSets/Main/val.txt', 'c.jpg\n')
+    found = data(tmp_path)
+    assert names_of(found, 'train') == {'a', 'b'} and names_of(found, 'val') == {'c'}
+    write(tmp_path / 'ImageSets/Main/train.txt', 'x\ny\n')
+    write(tmp_path / 'ImageSets/Main/val.txt', 'z\n')
+    with pytest.raises(UserError, match=r'none of the 3 names in the lists of ImageSets/Main \(x, y, z\)'):
+        data(tmp_path)
+
+
+def test_lists_for_masks_have_the_names_of_their_images(tmp_path: Path) -> None:
+    masks(tmp_path, a=[0, 1], b=[0, 1], c=[0, 1])
+    for name in 'abc':
+        (tmp_path / f'masks/{name}.png').rename(tmp_path / f'masks/{name}_mask.png')
+    write(tmp_path / 'ImageSets/Segmentation/train.txt', 'a\nc\n')
+    write(tmp_path / 'ImageSets/Segmentation/val.txt', 'b\nx\n')
+    found = data(tmp_path)
+    assert names_of(found, 'train') == {'a', 'c'} and names_of(found, 'val') == {'b'}
+    assert found.faults.lines() == ['1 names in ImageSets without an annotation: x']
+
+
+def test_outlines_in_parts_are_drawn_whole() -> None:
+    """Parts that overlap are one object; two triangles with the same box are two."""
+    square = [10, 10, 60, 10, 60, 60, 10, 60]
+    shifted = [30, 30, 70, 30, 70, 70, 30, 70]
+    cat = Thing('cat', (10, 10, 70, 70), [square, shifted])
+    labels = draw_outlines(Sample(Path('a.jpg'), SIZE, [cat]), ['background', 'cat'])
+    assert labels[45, 45] == labels[20, 20] == labels[65, 65] == 1 and labels[65, 20] == 0
+    halves = [Thing('cat', (10, 10, 60, 60), [[10, 10, 60, 10, x, y]]) for x, y in ((10, 60), (60, 60))]
+    sample, faults = Sample(Path('a.jpg'), SIZE, [*halves, halves[0]]), Faults()
+    clean([sample], faults)
+    assert len(sample.things) == 2 and faults.lines() == ['1 boxes drawn twice, counted once: a.jpg']
+
+
+def test_images_of_16_bits_are_named(tmp_path: Path) -> None:
+    for name in 'abcd':
+        voc(tmp_path, name)
+    (tmp_path / 'a.jpg').unlink()
+    Image.fromarray(np.full(SIZE[::-1], 4095, np.uint16)).save(tmp_path / 'a.png')
+    (line,) = data(tmp_path).faults.lines()
+    assert line.startswith('1 images of 16 bits, read as 8') and line.endswith(': a.png')
+
+
+def test_labels_beside_a_link_to_an_image_are_its_labels(tmp_path: Path) -> None:
+    yolo(tmp_path, 'pool', 'labels/train', 'abcd')
+    (tmp_path / 'images/train').mkdir(parents=True)
+    for name in 'abcd':
+        (tmp_path / f'images/train/{name}.jpg').symlink_to(tmp_path / f'pool/{name}.jpg')
+    write(tmp_path / 'data.yaml', 'names: [cat]\ntrain: images/train\nval: images/train\n')
+    found = data(tmp_path)
+    assert all(len(sample.things) == 1 and 'images' in sample.image.parts for sample in found.samples)

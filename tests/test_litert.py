@@ -10,6 +10,7 @@ import os
 import subprocess
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,15 @@ def test_nms_inside_finds_what_nms_outside_finds(file: Path, photos: list[Path])
             same = found[(found.labels == label) & ((found.scores - score).abs() < 1e-4)]
             # of boxes with equal scores, which are common in int8, either may stay
             assert box_iou(box[None], same.bboxes).max() > (0.99 if predict.manifest.precision == 'fp32' else 0.6)
+
+
+def test_threads_may_share_a_file(file: Path, photos: list[Path]) -> None:
+    predict = Predictor.from_file(file)
+    images = [image for photo in photos[:4] if (image := cv2.imread(str(photo))) is not None] * 4
+    wanted = [predict([image])[0].bboxes for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda image: predict([image])[0].bboxes, images))
+    assert len(found) == 16 and all(torch.equal(one, other) for one, other in zip(found, wanted))
 
 
 def test_nms_inside_has_the_outputs_of_sample_programs(file: Path) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from mnv2_backbone.errors import UserError, command, listing, setting_up
+from mnv2_backbone.errors import UserError, command, listing, one_line, setting_up
 from mnv2_backbone.training.command_line import check_files
 
 if TYPE_CHECKING:
@@ -83,12 +83,17 @@ def main() -> int:
     """Runs the command line."""
     args = parse()
     work_dir = new_folder(args)
-    work_dir.mkdir(parents=True, exist_ok=True)
+    existed, place = work_dir.exists(), work_dir.resolve()
+    try:
+        work_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'--work-dir {work_dir} cannot be created: {one_line(error)}') from error
     try:
         finetune(args, work_dir)
     except UserError:
-        if not (work_dir / 'training').exists():  # nothing was begun in this folder, which was new
-            shutil.rmtree(work_dir)
+        if not (place / 'training').exists():  # nothing was begun in this folder, which was new or empty
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir(exist_ok=True) if existed else None
         raise
     return 0
 

@@ -51,6 +51,17 @@ def decoded_size(path: Path) -> tuple[int, int] | None:
         return None
 
 
+def has_16_bits(path: Path) -> bool:
+    """Whether a PNG or TIFF file has 16 bits a channel; OpenCV keeps the upper 8 of them."""
+    if path.suffix.lower() == '.png':
+        with path.open('rb') as file:
+            return file.read(25)[24:] == b'\x10'
+    if path.suffix.lower() not in ('.tif', '.tiff'):
+        return False
+    with Image.open(path) as image:
+        return image.mode[0] in 'IF'
+
+
 def is_whole(path: Path) -> bool:
     """Whether an image file was not cut off and, if it is no JPEG or PNG file, OpenCV decodes it."""
     try:

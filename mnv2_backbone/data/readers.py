@@ -23,7 +23,7 @@ from globox.errors import ParsingError
 from ..errors import UserError, listing, one_line
 from .files import IMAGES
 from .folder import SPLIT_NAMES, Folder, mask_stem, read_lines, split_of
-from .images import decoded_size, is_whole
+from .images import decoded_size, has_16_bits, is_whole
 from .samples import Faults, Sample, Thing
 
 #: Files with the names of classes, one a line, for formats that have numbers only.
@@ -176,6 +176,8 @@ def _sample(folder: Folder, name: str, near: Path, faults: Faults, stated: Seque
     if size is None:
         faults.add(_DAMAGED, folder.short(image))
         return None
+    if has_16_bits(image):
+        faults.add('images of 16 bits, read as 8: convert those that use only a part of the 16', folder.short(image))
     found = (size[1], size[0])
     with _reading(folder.short(near)):
         wrong = bool(stated) and all(stated) and tuple(int(float(side)) for side in stated) != found
@@ -244,8 +246,7 @@ def _read_voc(found: Found, classes: Sequence[str] | None, faults: Faults) -> tu
             left, top, right, bottom = (side - 1 for side in thing.box)  # as MMDetection's XMLDataset
             sample.things.append(Thing(thing.label, (left, top, right, bottom), ignore=thing.ignore))
         samples.append(sample)
-    for _, name in sorted(listed.unseen):
-        faults.add('names in ImageSets without an annotation', name)
+    listed.count_unseen(faults)
     return samples, sorted({thing.label for sample in samples for thing in sample.things})
 
 
@@ -262,14 +263,29 @@ class _ImageSets:
                 if split != 'both' or not any(lists[x] == 'train' and x.parent == path.parent for x in own):
                     for line in read_lines(path):  # the name of an image, or that and whether it has a class
                         name = line if line in stems else re.sub(r'\s+-?[01]$', '', line)
+                        if Path(name).suffix.lower() in IMAGES:
+                            name = Path(name.replace('\\', '/')).stem
                         self.splits[path.parents[2], name] = split.replace('both', 'train')
-        self.unseen = set(self.splits)
+        self.kind, self.unseen = kind, set(self.splits)
 
     def split(self, annotation: Path, other: str) -> str:
-        """The split of an annotation file; ``other`` where there are no lists beside it."""
+        """The split of an annotation file or mask; ``other`` where there are no lists beside it."""
         key = (annotation.parents[1], annotation.stem)
+        if key not in self.splits:
+            key = (key[0], mask_stem(annotation))
         self.unseen.discard(key)
         return self.splits.get(key, '' if any(root == key[0] for root, _ in self.splits) else other)
+
+    def count_unseen(self, faults: Faults) -> None:
+        """Counts names without an annotation as faults; raises if they are all."""
+        names = sorted(name for _, name in self.unseen)
+        if names and len(names) == len(self.splits):
+            raise UserError(
+                f'none of the {len(names)} names in the lists of ImageSets/{self.kind} ({listing(names, 3)}) is that of '
+                'an annotation: correct the lists, or remove them for a split by chance'
+            )
+        for name in names:
+            faults.add('names in ImageSets without an annotation', name)
 
 
 def _read_cvat(found: Found, classes: Sequence[str] | None, faults: Faults) -> tuple[list[Sample], list[str]]:
@@ -456,7 +472,7 @@ def _named_images(folder: Folder, path: Path) -> list[Path]:
 def _yaml_images(folder: Folder, path: Path, content: dict) -> dict[Path, str]:
     """The images that a data.yaml names, with their splits; paths are looked up as ultralytics does."""
     images: dict[Path, str] = {}
-    known = {image.resolve(): image for image in folder.images}
+    known, inside = {image.resolve(): image for image in folder.images}, set(folder.images)
     roots = [path.parent / str(content.get('path') or ''), path.parent]
     for split in ('test', 'val', 'train'):  # a folder of training images may hold the others
         parts = content.get(split) or content.get({'val': 'valid'}.get(split)) or []
@@ -469,7 +485,9 @@ def _yaml_images(folder: Folder, path: Path, content: dict) -> dict[Path, str]:
             elif place.is_file():
                 found = _named_images(folder, place)
             else:
-                found = [known[file.resolve()] for file in sorted(place.rglob('*')) if file.resolve() in known]
+                files = (Path(os.path.abspath(file)) for file in sorted(place.rglob('*')))
+                # A file may be a link to another image of the data: its labels are beside the link.
+                found = [own for file in files if (own := file if file in inside else known.get(file.resolve()))]
             if not found and split != 'test':  # Roboflow names it whether it exists or not
                 raise UserError(f'{path}: {split} is {part}, where no images are, beside it or below its path')
             images.update({image: split for image in found if image not in images})
@@ -485,6 +503,7 @@ def _read_masks(found: Found, classes: Sequence[str] | None, faults: Faults) -> 
             sample.mask = path
             sample.split = listed.split(path, sample.split)
             samples.append(sample)
+    listed.count_unseen(faults)
     return samples, list(classes or [])
 
 

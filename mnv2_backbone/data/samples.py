@@ -35,13 +35,22 @@ class Thing:
 
 @dataclass
 class Sample:
-    """An image of (width, height) with its objects or its mask; ``split`` is empty if nothing names one."""
+    """An image of (width, height) with its objects or its mask; ``split`` is empty if nothing names one.
+
+    ``numbers`` are the classes in the mask.
+    """
 
     image: Path
     size: tuple[int, int]
     things: list[Thing] = field(default_factory=list)
     mask: Path | None = None
     split: str = ''
+    numbers: set[int] = field(default_factory=set)
+
+    @property
+    def labels(self) -> set[str]:
+        """What classes it has, by name, or by number if it has a mask."""
+        return {thing.label for thing in self.things} | {str(number) for number in self.numbers}
 
 
 class Faults:
@@ -63,7 +72,7 @@ def clean(samples: Iterable[Sample], faults: Faults) -> None:
     """Removes boxes that nothing can be learned from, and clips the others to their images."""
     for sample in samples:
         width, height = sample.size
-        kept: dict[tuple[str, Box], Thing] = {}
+        kept: dict[tuple[str, Box, str], Thing] = {}
         for thing in sample.things:
             left, top, right, bottom = thing.box
             box = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
@@ -71,12 +80,12 @@ def clean(samples: Iterable[Sample], faults: Faults) -> None:
                 faults.add('boxes smaller than a pixel, left out', sample.image.name)
             elif box[2] - box[0] < 1 or box[3] - box[1] < 1:
                 faults.add('boxes outside their images, left out', sample.image.name)
-            elif (thing.label, box) in kept:
+            elif (key := (thing.label, box, repr(thing.outline))) in kept:
                 faults.add('boxes drawn twice, counted once', sample.image.name)
             else:
                 if max(abs(a - b) for a, b in zip(box, thing.box)) > 2:  # less is rounding
                     faults.add('boxes that reach beyond their images, clipped', sample.image.name)
-                kept[thing.label, box] = replace(thing, box=box)
+                kept[key] = replace(thing, box=box)
         sample.things = list(kept.values())
 
 
@@ -116,7 +125,7 @@ def divide(samples: Sequence[Sample], share: float, seed: int, faults: Faults) -
 
 def _stratified(groups: Sequence[list[Sample]], share: float, seed: int) -> list[Sample]:
     """A part of the samples, by groups; rare classes are dealt with first."""
-    order = [({thing.label for sample in group for thing in sample.things} or {''}, group) for group in groups]
+    order = [(set[str]().union(*(sample.labels for sample in group)) or {''}, group) for group in groups]
     counts = Counter(label for names, _ in order for label in names)
     random.Random(seed).shuffle(order)
     order.sort(key=lambda pair: min(counts[name] for name in pair[0]))

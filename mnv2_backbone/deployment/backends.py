@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import Any, ClassVar
 from xml.etree import ElementTree
 
@@ -146,7 +147,13 @@ class OpenVINO(Backend):
         if threads:
             options['INFERENCE_NUM_THREADS'] = threads
         compiled = openvino.Core().compile_model(source, 'CPU', options)
-        return lambda x: list(compiled(x).values())
+        busy = Lock()  # one request at a time, whatever thread it comes from
+
+        def run(x: np.ndarray) -> list[np.ndarray]:
+            with busy:
+                return list(compiled(x).values())
+
+        return run
 
 
 class Inductor(Backend):
@@ -237,13 +244,16 @@ class LiteRT(Backend):
             for scale, zero in (detail['quantization'] for detail in outputs)
         ]
 
+        busy = Lock()  # the interpreter holds one image, whatever thread it comes from
+
         def run(x: np.ndarray) -> list[np.ndarray]:
             x = np.rint(x) if image['dtype'] == np.uint8 else x
-            network.set_tensor(image['index'], x.astype(image['dtype'], copy=False))
-            network.invoke()
+            with busy:
+                network.set_tensor(image['index'], x.astype(image['dtype'], copy=False))
+                network.invoke()
+                raw = [network.get_tensor(detail['index']) for detail in outputs]
             found = []
-            for detail, table in zip(outputs, tables):
-                values = network.get_tensor(detail['index'])
+            for values, table in zip(raw, tables):
                 found.append(values if table is None else cv2.LUT(values.reshape(1, -1), table).reshape(values.shape))
             return found
 

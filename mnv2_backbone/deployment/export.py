@@ -1,6 +1,6 @@
 """From a config and weights to a file that runs without them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,7 +73,7 @@ def export(cfg: 'Config', weights: str, options: ExportOptions, out: Path) -> 'M
     from .graph import traced
     from .network import in_bfloat16, load_trained
     from .predictor import Predictor
-    from .quantization import read_images
+    from .quantization import CalibrationImages
     from .raw import RunRaw
     from .recipe import Manifest
 
@@ -83,7 +83,7 @@ def export(cfg: 'Config', weights: str, options: ExportOptions, out: Path) -> 'M
     _recipe(cfg, options)  # checked before any work
     if not out.exists() and (taken := [x for x in map(out.with_suffix, backend.companions) if x.exists()]):
         raise UserError(f'--out {out}: {taken[0]}, which belongs to another file, would be replaced; take another name')
-    images = read_images(options.calib) if options.calib else []
+    images: Sequence[Any] = CalibrationImages(options.calib) if options.calib else []
     with ExitStack() as drafts:
         place = drafts.enter_context(whole_file(out))
         for suffix in backend.companions:

@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from mmcv.cnn import fuse_conv_bn
+from mmcv.cnn import ConvModule, fuse_conv_bn
 from torch import Tensor, nn
 
-from ..network.layers import ConvNormAct, SamePadding
+from ..network.layers import ConvNormAct, SamePadding, is_plain
 
 M = TypeVar('M', bound=nn.Module)
 
@@ -23,18 +23,20 @@ class Clamp6(nn.Module):
 
 
 def fold_norms(model: M) -> M:
-    """A copy for inference: in evaluation mode, batch norms folded into their convolutions, channels last."""
-    model = copy.deepcopy(model).eval()
+    """A copy for inference on a CPU: in evaluation mode, batch norms folded into their convolutions, channels last."""
+    model = copy.deepcopy(model).cpu().eval()
     for module in list(model.modules()):
         fold: Any = getattr(module, 'fold_levels', None)
         if fold:
             fold()
-    model = fuse_conv_bn(model).requires_grad_(False)
     for module in list(model.modules()):
+        # Elsewhere a norm that is registered after a convolution may be computed in another place.
+        if isinstance(module, ConvModule) and module.order[:2] == ('conv', 'norm') and is_plain(module.conv):
+            fuse_conv_bn(module)
         for name, child in module.named_children():
             if isinstance(child, nn.ReLU6):
                 setattr(module, name, Clamp6())
-    result: M = model.to(memory_format=torch.channels_last)
+    result: M = model.requires_grad_(False).to(memory_format=torch.channels_last)
     return result
 
 
@@ -76,9 +78,9 @@ def settle_padding(model: nn.Module, sample: Tensor) -> None:
     for module, size in sizes.items():
         assert isinstance(module.pad, SamePadding)
         sides = [module.pad.sides(length) for length in size]
-        if module.pad.rate > 1 and any(before != after for before, after in sides):
-            continue
         conv = module.conv
+        if not is_plain(conv) or (module.pad.rate > 1 and any(before != after for before, after in sides)):
+            continue
         extra = [after - before for before, after in sides]
         weight = F.pad(conv.weight, (extra[1], 0, extra[0], 0)).contiguous(memory_format=torch.channels_last)
         conv.weight = nn.Parameter(weight, requires_grad=False)

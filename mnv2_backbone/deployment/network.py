@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..network.backbone import MobileNetV2
 from ..network.fit import check_meta, load_into
-from ..network.layers import SamePadding
+from ..network.layers import SamePadding, is_plain
 from .folding import fold_input, fold_norms, keep_outputs
 from .recipe import Size, dataset_meta
 
@@ -98,6 +98,8 @@ class ImageBackbone(nn.Module):
         mean = getattr(preprocessor, 'mean', torch.zeros(3, 1, 1)).flatten()
         std = getattr(preprocessor, 'std', torch.ones(3, 1, 1)).flatten()
         conv = self.first.conv
+        if not is_plain(conv):
+            raise ValueError(f'backbone.conv_cfg: {type(conv).__name__} cannot be deployed, only Conv2d')
         if swap:
             conv.weight.data = conv.weight.data.flip(1).contiguous(memory_format=torch.channels_last)
             mean, std = mean.flip(0), std.flip(0)

@@ -70,7 +70,10 @@ class Predictor:
             model = model.to(device)
         except (RuntimeError, AssertionError) as error:
             raise UserError(f'--device {device}: {error}') from error
-        steps = [step for step in test_pipeline(cfg)[1:] if 'LoadAnnotations' not in type_name(step)]
+        load, *steps = test_pipeline(cfg)
+        if (colour := load.get('color_type', 'color')) != 'color':
+            raise UserError(f"the test pipeline has color_type={colour!r}: images are read with 'color' here")
+        steps = [step for step in steps if 'LoadAnnotations' not in type_name(step)]
         task = 'segment' if hasattr(model, 'decode_head') else 'detect'
         recipe = Recipe(task, *classes_and_palette(meta), size=None, test_cfg=padding_of(cfg))
         return cls(_Trained(model, steps), Manifest(recipe))

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 
 from ..data.files import IMAGES, evenly, files_below
-from ..errors import UserError
+from ..data.images import is_whole
+from ..errors import UserError, one_line
 
 #: Convolutions that stay in floating point, counted from the image on (the first layer and the first bottleneck). Their
 #: few channels differ widely: DeepLabv3 loses 1.1 points of mIoU if they are int8 and none if not, for 6% of the time.
@@ -18,20 +19,35 @@ FIRST = 3
 MOST_IMAGES = 128
 
 
-def read_images(folder: Path) -> list[np.ndarray]:
-    """Reads images (1, H, W, 3), BGR, uint8, to calibrate with, from a folder and the folders in it."""
-    if not folder.is_dir():
-        raise UserError(f'--calib {folder}: the folder does not exist')
-    files = [path for path in files_below(folder) if path.suffix.lower() in IMAGES]
-    images = []
-    for file in (files[i] for i in evenly(len(files), MOST_IMAGES)):
-        image = cv2.imread(str(file))
+class CalibrationImages(Sequence[np.ndarray]):
+    """Images (1, H, W, 3), BGR, uint8, to calibrate with, from a folder and the folders in it; read when used.
+
+    Raises:
+        UserError: There are none, or one that cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise UserError(f'--calib {folder}: the folder does not exist')
+        files = [path for path in files_below(folder) if path.suffix.lower() in IMAGES]
+        self.files = [files[i] for i in evenly(len(files), MOST_IMAGES)]
+        if not files:
+            raise UserError(f'--calib {folder}: no images in it; known are {" ".join(IMAGES)}')
+        for file in self.files:
+            if not is_whole(file):
+                raise UserError(f'--calib: {file} is not an image that can be read')
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: Any) -> Any:
+        try:
+            image = cv2.imread(str(self.files[index]))
+        except cv2.error as error:
+            raise UserError(f'--calib: {self.files[index]} cannot be read: {one_line(error)}') from error
         if image is None:
-            raise UserError(f'--calib: {file} is not an image that can be read')
-        images.append(image[None])
-    if not images:
-        raise UserError(f'--calib {folder}: no images in it; known are {" ".join(IMAGES)}')
-    return images
+            raise UserError(f'--calib: {self.files[index]} is not an image that can be read')
+        return image[None]
 
 
 def quantize_onnx(model: Any, images: Sequence[np.ndarray]) -> Any:
@@ -92,7 +108,7 @@ def quantize_openvino(model: Any, images: Sequence[np.ndarray]) -> Any:
     convolutions = [op.get_friendly_name() for op in operations if op.get_type_name().endswith('Convolution')]
     return nncf.quantize(
         model,
-        nncf.Dataset(list(images)),
+        nncf.Dataset(images),
         subset_size=len(images),
         ignored_scope=nncf.IgnoredScope(names=outside(sources, convolutions) + convolutions[:FIRST]),
     )

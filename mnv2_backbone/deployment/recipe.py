@@ -53,8 +53,10 @@ def test_pipeline(cfg: Config) -> list[Any]:
 
 
 def classes_and_palette(meta: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
-    """Names of the labels and their colours, MMSegmentation's random ones if there are none."""
-    colours = meta.get('palette') or np.random.RandomState(42).randint(0, 255, (len(meta['classes']), 3))
+    """Names of the labels and their colours, MMSegmentation's random ones if there are none, or too few."""
+    colours = list(meta.get('palette') or ())  # those of the data set's kind stay if it gets classes of its own
+    if len(colours) < len(meta['classes']):
+        colours = np.random.RandomState(42).randint(0, 255, (len(meta['classes']), 3)).tolist()
     return tuple(meta['classes']), tuple((int(r), int(g), int(b)) for r, g, b in colours)
 
 

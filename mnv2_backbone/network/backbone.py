@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from ..registry import MODELS
 from ..spec import V2_DEF, OutIndex, Spec, make_plan
 from .fit import check_meta, load_backbone
-from .layers import Cfg, InitCfg, as_init_cfg, build_layer
+from .layers import Cfg, InitCfg, as_init_cfg, build_layer, is_plain
 
 #: slim's batch norm: decay 0.997, which is torch's momentum 0.003, and epsilon 0.001.
 SLIM_NORM = dict(type='BN', momentum=0.003, eps=0.001)
@@ -184,7 +184,7 @@ class MobileNetV2(BaseModule):
         for block in self._frozen_blocks():
             for module in block.modules():
                 if isinstance(module, ConvModule):  # mmcv's: the norm goes into the weights of each convolution
-                    module.turn_on_efficient_conv_bn_eval(mode)
+                    module.turn_on_efficient_conv_bn_eval(mode and is_plain(module.conv))
         if mode:
             for block in self._frozen_blocks():
                 block.eval()

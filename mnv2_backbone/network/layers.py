@@ -52,6 +52,11 @@ def pad_same(x: Tensor, padding: SamePadding) -> Tensor:
     return F.pad(x, [*padding.sides(x.shape[3]), *padding.sides(x.shape[2])])
 
 
+def is_plain(conv: nn.Module) -> bool:
+    """Whether a convolution uses its weights as they are, so that scaled and padded ones can replace them."""
+    return type(conv).forward is nn.Conv2d.forward
+
+
 class ConvNormAct(ConvModule):
     """Convolution, norm and activation, padded to an output of size ceil(size / stride).
 

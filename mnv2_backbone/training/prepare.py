@@ -1,6 +1,7 @@
 """What the options of the command lines change in a config: one list of steps, each a line in the log."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict
 
+from ..configs import leaves, type_name
 from ..deployment.backends import is_exported, open_exported
 from ..deployment.recipe import Manifest, dataset_meta
 from ..errors import UserError
@@ -159,6 +161,9 @@ def _use_weights(cfg: Config, args: argparse.Namespace) -> str:
         if given:
             raise UserError(f'{option} cannot be used with an exported file ({args.checkpoint})')
     recipe = Manifest.from_json(open_exported(Path(args.checkpoint))[1]).recipe
+    given = [name for name in args.cfg_options or () if name.startswith('model.test_cfg')]
+    if given and recipe.task == 'detect' and json.loads(json.dumps(cfg.model.test_cfg)) != recipe.test_cfg:
+        raise UserError(f'--cfg-options {given[0]}: {args.checkpoint} has a test_cfg of its own; export it with this one')
     if {'detect': 'mmdet', 'segment': 'mmseg'}[recipe.task] != cfg.get('default_scope'):
         raise UserError(f'{args.checkpoint} was exported for the task {recipe.task!r}, {args.config} has another')
     classes = dataset_meta(cfg)['classes']
@@ -167,8 +172,8 @@ def _use_weights(cfg: Config, args: argparse.Namespace) -> str:
             f'{args.checkpoint} has {len(recipe.classes)} classes ({", ".join(recipe.classes[:3])} ...), '
             f'the test data set of {args.config} has others ({", ".join(classes[:3])} ...)'
         )
-    dataset = cfg.test_dataloader.dataset
-    dataset.pipeline = [step for step in dataset.pipeline if 'Resize' not in step['type']]  # the file resizes
+    for _, dataset in leaves('', cfg.test_dataloader.dataset):  # the file resizes
+        dataset.pipeline = [step for step in dataset.pipeline if 'Resize' not in type_name(step)]
     cfg.model = ConfigDict(type='mnv2_backbone.ExportedModel', path=args.checkpoint)
     cfg.load_from = None
     return f'model is the exported file {args.checkpoint}, which resizes the images itself'
@@ -193,9 +198,8 @@ def _draw(cfg: Config, args: argparse.Namespace) -> str | None:
 def _use_tta(cfg: Config, args: argparse.Namespace) -> str | None:
     if not args.tta:
         return None
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
+    datasets = [dataset for _, dataset in leaves('', cfg.test_dataloader.dataset)]
+    dataset = datasets[0]
     if not cfg.get('tta_pipeline'):
         # As it is tested, and mirrored. Annotations are loaded after that: they are not to be mirrored.
         loads = [step for step in dataset.pipeline if 'LoadAnnotations' in step['type']]
@@ -209,7 +213,8 @@ def _use_tta(cfg: Config, args: argparse.Namespace) -> str | None:
         cfg.tta_model = dict(type='DetTTAModel', tta_cfg=dict(nms=nms, max_per_img=own.get('max_per_img', 100)))
     elif not cfg.get('tta_model'):
         cfg.tta_model = dict(type='SegTTAModel')
-    dataset.pipeline = cfg.tta_pipeline
+    for dataset in datasets:
+        dataset.pipeline = cfg.tta_pipeline
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     return f'model={cfg.model.type} with tta_pipeline (--tta)'
 

@@ -127,7 +127,7 @@ def write_config(data: Data, choices: Choices, title: str, work_dir: Path, patie
         anchors=f', anchor_generator=dict(reference_size={choices.reference})' if choices.model == 'ssdlite' else '',
         photometric=None if choices.keep_colours else 'dict()',
         final=data.final,
-        palette=voc_colormap(len(data.classes)).tolist() if len(data.classes) <= MOST else None,
+        palette=voc_colormap(len(data.classes)).tolist() if len(data.classes) <= MOST else [],
         interval=every,
         last=1 if detects else 0,
         length='T_max=max_epochs, end=max_epochs' if detects else 'end=max_epochs',

@@ -71,13 +71,32 @@ def read_data(
         raise UserError(
             '; '.join([f'{path}: {len(samples)} annotated images, a few dozen are needed', *faults.lines()])
         )
-    data = Data(found.folder.root, found.format, samples, names, faults, divide(samples, share, seed, faults))
+    masks = None
     if found.format == 'masks':
-        data.masks = MaskReader(found.folder, [sample.mask for sample in samples if sample.mask], classes)
-        data.classes = data.masks.classes
+        masks = MaskReader(found.folder, [sample.mask for sample in samples if sample.mask], classes)
+        for sample in samples:
+            sample.numbers = masks.numbers[sample.mask] if sample.mask else set()
+    division = divide(samples, share, seed, faults)
+    data = Data(found.folder.root, found.format, samples, names, faults, division, masks)
+    if masks:
+        data.classes = masks.classes
+        _check_masks(data, path)
     else:
         data.classes = _learnable(data, path, classes if classes and set(classes) & set(names) else names)
     return data
+
+
+def _check_masks(data: Data, path: Path) -> None:
+    """Counts the classes that no mask for training has as faults; raises if there is only one class."""
+    for split in ('train', 'val'):
+        found = set[int]().union(*(sample.numbers for sample in data.of(split)))
+        if len(found) < 2:
+            names = listing([data.classes[number] for number in found]) or 'no class'
+            count = len(data.of(split))
+            raise UserError(f'{path}: the {count} masks for {split} have {names} only: no two classes to tell apart')
+        for number, name in enumerate(data.classes if split == 'train' else ()):
+            if number not in found:
+                data.faults.add('classes without a pixel in the masks for training', name)
 
 
 def _learnable(data: Data, path: Path, wanted: Sequence[str]) -> list[str]:

@@ -22,6 +22,8 @@ class MaskReader:
     ``classes`` are the names of the numbers from 0 on, if the folder has no legend: CVAT's ``labelmap.txt``,
     ``class_dict.csv`` (name, r, g, b), Roboflow's ``_classes.csv`` (number, name) or ``classes.txt``.
 
+    ``numbers`` has the classes that are in each mask.
+
     Raises:
         UserError: Colours without a legend, or a colour or number that the legend does not have.
     """
@@ -29,14 +31,16 @@ class MaskReader:
     def __init__(self, folder: Folder, masks: Sequence[Path], classes: Sequence[str] | None = None) -> None:
         legend = [] if classes else _legend(folder)
         self.colours = {colour: number for number, (_, colour) in enumerate(legend) if colour}
-        seen: dict[int, Path] = {}
-        for mask in masks:
-            for value in np.unique(self._values(mask)).tolist():
-                seen.setdefault(value, mask)
+        values: dict[Path, list[int]] = {mask: np.unique(self._values(mask)).tolist() for mask in masks}
+        seen = {value: mask for mask in reversed(masks) for value in values[mask]}
         labels = sorted(value for value in seen if value != IGNORED)
         self.is_binary = not self.colours and labels == [0] and IGNORED in seen
         if self.is_binary:
             labels = [0, 1]
+        self.numbers = {
+            mask: {int(value == IGNORED) for value in found} if self.is_binary else {*found} - {IGNORED}
+            for mask, found in values.items()
+        }
         if len(labels) < 2:
             raise UserError(
                 f'the masks in {folder.root} have {listing(labels) or "nothing"} only: no two classes to tell apart'

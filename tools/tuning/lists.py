@@ -83,6 +83,6 @@ def draw_outlines(sample: Sample, classes: Sequence[str]) -> np.ndarray:
                 packed = rle.frPyObjects(packed, height, width)
             labels[rle.decode(packed) > 0] = value
         else:
-            polygons = [np.rint(np.array(points, float).reshape(-1, 2)).astype(np.int32) for points in thing.outline]
-            cv2.fillPoly(labels, polygons, value)
+            for points in thing.outline:  # one by one: what two of them cover is inside, too
+                cv2.fillPoly(labels, [np.rint(np.array(points, float).reshape(-1, 2)).astype(np.int32)], value)
     return labels

@@ -17,6 +17,7 @@ from rich.table import Table
 from sheet import contact_sheet
 
 from mnv2_backbone.data.images import LoadImage
+from mnv2_backbone.data.samples import Sample
 from mnv2_backbone.deployment.backends import FORMATS, missing
 from mnv2_backbone.deployment.export import ExportOptions, export
 from mnv2_backbone.deployment.predictor import Predictor
@@ -66,14 +67,17 @@ def _purpose(data: Data) -> str:
 
 def _score(data: Data, task: str, work_dir: Path, predictor: Predictor) -> Scores:
     load = LoadImage(imdecode_backend='cv2').transform
-    samples, results = data.of(data.final), []
-    for sample in samples:
+    samples = data.of(data.final)
+
+    def found(sample: Sample) -> Any:
         loaded = load(dict(img_path=str(sample.image)))
         assert loaded is not None, 'it raises for a damaged image'
-        results += predictor([loaded['img']])
+        return predictor([loaded['img']])[0]
+
     if task == 'detect':
-        return score_boxes(work_dir / f'{data.final}.json', results, data.classes)
-    return score_masks([label_map(data, sample) for sample in samples], results, data.classes)
+        return score_boxes(work_dir / f'{data.final}.json', [found(sample) for sample in samples], data.classes)
+    # One image at a time: label maps of large photos would fill the memory.
+    return score_masks((label_map(data, sample) for sample in samples), map(found, samples), data.classes)
 
 
 def _print_table(console: Console, scores: Scores, title: str) -> None:

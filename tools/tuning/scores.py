@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ def _confusion(annotations: Sequence[dict], found: InstanceData, classes: int) -
     return table
 
 
-def score_masks(truths: Sequence[np.ndarray], results: Sequence[np.ndarray], classes: Sequence[str]) -> Scores:
+def score_masks(truths: Iterable[np.ndarray], results: Iterable[np.ndarray], classes: Sequence[str]) -> Scores:
     """Scores label maps (H, W); pixels with 255 in the truth are left out."""
     size = len(classes)
     confusion, errors = np.zeros((size, size), int), []

@@ -93,7 +93,8 @@ def main() -> int:
     except UserError:
         if not (place / 'training').exists():  # nothing was begun in this folder, which was new or empty
             shutil.rmtree(place, ignore_errors=True)
-            place.mkdir(exist_ok=True) if existed else None
+            if existed:
+                place.mkdir(exist_ok=True)
         raise
     return 0
 

@@ -263,7 +263,7 @@ class _ImageSets:
                 if split != 'both' or not any(lists[x] == 'train' and x.parent == path.parent for x in own):
                     for line in read_lines(path):  # the name of an image, or that and whether it has a class
                         name = line if line in stems else re.sub(r'\s+-?[01]$', '', line)
-                        if Path(name).suffix.lower() in IMAGES:
+                        if name not in stems and Path(name).suffix.lower() in IMAGES:
                             name = Path(name.replace('\\', '/')).stem
                         self.splits[path.parents[2], name] = split.replace('both', 'train')
         self.kind, self.unseen = kind, set(self.splits)

@@ -23,6 +23,7 @@ train_pipeline[1] = dict(
     crop=dict(min_ious=(0.0,), min_crop_size=0.87),  # at least 75 % of the image
     flip=0.5,
     half_pixel_centers=False,
+    skip_corrupt=True,
 )
 test_pipeline = _base_.test_pipeline  # noqa: F821
 test_pipeline[1] = dict(type='mnv2_backbone.TFResize', scale=input_size, keep_ratio=False)

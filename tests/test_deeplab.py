@@ -26,7 +26,8 @@ from mmseg.structures import SegDataSample
 from mmseg.utils import register_all_modules
 from toy.dataset import write_toy_dataset
 
-from mnv2_backbone.data.masks import save_indexed_png
+from mnv2_backbone.data.masks import IndexedIoUMetric, save_indexed_png
+from mnv2_backbone.errors import UserError
 from mnv2_backbone.network.deeplab import DeepLabHead, LabelError
 from mnv2_backbone.weights.convert import read
 
@@ -336,3 +337,13 @@ def test_wrong_labels_stop_the_run_with_one_line(tmp_path):
     assert run.returncode != 0
     assert f'{path} has the label 9; with num_classes=9 allowed are 0 to 8' in run.stderr
     assert 'Traceback' not in run.stderr
+
+
+def test_images_of_one_name_do_not_replace_each_others_label_maps(tmp_path: Path) -> None:
+    metric = IndexedIoUMetric(output_dir=str(tmp_path), format_only=True)
+    metric.dataset_meta = dict(classes=('a', 'b'))
+    labels = dict(data=torch.zeros(1, 4, 4, dtype=torch.uint8))
+    for name in ('x/1.jpg', 'x/2.jpg', 'x/1.jpg'):
+        metric.process({}, [dict(img_path=name, pred_sem_seg=labels)])
+    with pytest.raises(UserError, match='x/1.jpg and y/1.jpg would both be written as 1.png'):
+        metric.process({}, [dict(img_path='y/1.jpg', pred_sem_seg=labels)])

@@ -16,10 +16,11 @@ import torchvision
 from conftest import ROOT
 from conftest import shuffled as shuffle
 from mmengine.hub import get_config
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, init_default_scope
 
 from mnv2_backbone import Classifier, MobileNetV2
 from mnv2_backbone.network.fit import WeightsError, load_backbone, load_into
+from mnv2_backbone.training.options import load_config
 from mnv2_backbone.weights.convert import read, save
 
 
@@ -280,3 +281,20 @@ def test_ours_goes_into_a_library_s_network_under_its_names(tmp_path, monkeypatc
     with torch.no_grad():
         (found,) = theirs(picture()) if library == 'mmdet' else (theirs(picture()),)
         assert agree(found, ours(picture())[0])
+
+
+def test_a_file_of_our_own_keeps_what_is_known_of_it(tmp_path: Path) -> None:
+    """A checkpoint of a training says nothing of padding and epsilon; its classes are its own."""
+    cfg = load_config(str(ROOT / 'configs/lraspp_mnv2_camvid.py'))
+    cfg.model.backbone.update(init_cfg=None, padding='explicit')
+    cfg.model.decode_head.num_classes = 21
+    init_default_scope('mmseg')
+    state = MODELS.build(cfg.model).state_dict()
+    names = [f'class {number}' for number in range(21)]
+    torch.save(dict(state_dict=state, meta=dict(epoch=3, dataset_meta=dict(classes=names))), tmp_path / 'epoch_3.pth')
+    found = read(tmp_path / 'epoch_3.pth')
+    assert found.meta['dataset_meta'] == dict(classes=names) and not found.meta['folded']
+    assert 'backbone' not in found.meta  # nobody knows
+    wanted = {key: value for key, value in state.items() if not key.endswith('num_batches_tracked')}
+    assert found.state_dict.keys() == wanted.keys()
+    assert all(torch.equal(value, wanted[key]) for key, value in found.state_dict.items())

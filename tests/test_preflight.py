@@ -292,7 +292,9 @@ def test_an_image_turned_by_its_orientation_is_named_or_skipped(tmp_path):
 # --- masks
 
 
-def check_masks(root: Path, masks: dict[str, np.ndarray], **options: Any) -> str:
+def check_masks(
+    root: Path, masks: dict[str, np.ndarray], evaluator: dict | None = None, ignore: int = 255, **options: Any
+) -> str:
     for name, mask in masks.items():
         image(root / f'images/{name}.jpg', 32, 24)
         path = root / f'masks/{name}.png'
@@ -305,11 +307,11 @@ def check_masks(root: Path, masks: dict[str, np.ndarray], **options: Any) -> str
         metainfo=dict(classes=CLASSES),
         pipeline=[dict(type='LoadAnnotations')],
     )
+    more = dict(train_evaluator=evaluator) if evaluator else {}
     loader = dict(batch_size=3, drop_last=options.pop('drop_last', False), dataset={**dataset, **options})
-    cfg = dict(
-        default_scope='mmseg', model=dict(decode_head=dict(num_classes=len(loader['dataset']['metainfo']['classes'])))
-    )
-    return '\n'.join(check_data(Config(dict(cfg, train_dataloader=loader)), ['train']))
+    head = dict(num_classes=len(loader['dataset']['metainfo']['classes']), ignore_index=ignore)
+    cfg = dict(default_scope='mmseg', model=dict(decode_head=head), train_dataloader=loader, **more)
+    return '\n'.join(check_data(Config(cfg), ['train']))
 
 
 def halves(value: int, dtype: type = np.uint8) -> np.ndarray:
@@ -353,6 +355,9 @@ def test_masks_are_found_as_mmsegmentation_finds_them(tmp_path):
     (tmp_path / 'images/d.JPG').unlink()
     with pytest.raises(UserError, match='decode_head.ignore_index differ'):
         check_masks(tmp_path, masks, ignore_index=9)
+    ignoring = dict(evaluator=dict(type='mnv2_backbone.IndexedIoUMetric', iou_metrics=['mIoU']), ignore=9)
+    with pytest.raises(UserError, match='train_evaluator.ignore_index is 255, that of train_dataloader.dataset 9'):
+        check_masks(tmp_path, masks, ignore_index=9, **ignoring)
     (tmp_path / 'images/.hidden.jpg').touch()  # of a file system, without a mask
     assert check_masks(tmp_path, masks) == line
     assert 'dog 3' in check_masks(tmp_path, {name: halves(1).astype(np.uint16) for name in masks})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from collections import deque
@@ -26,6 +27,7 @@ from mnv2_backbone.network.checkpoint import CheckpointError, find_resume_point,
 from mnv2_backbone.training.cpu import BFloat16OptimWrapper
 from mnv2_backbone.training.options import apply_options
 from mnv2_backbone.training.reproducible import ReproducibleHook
+from mnv2_backbone.training.run import DueValidationHook
 from mnv2_backbone.training.saving import AtomicCheckpointHook, AtomicLocalBackend
 
 # --- checkpoints
@@ -109,6 +111,47 @@ def test_outdated_checkpoints_go_after_the_new_one_is_saved(keep: int, tmp_path:
     assert seen[2] == kept[-keep - 1 :], 'removed before the new one was there'
     assert hub.get_info('keep_ckpt_ids') == [1, 2, 3][-keep:]
     assert hook.max_keep_ckpts == keep and isinstance(hook, CheckpointHook)
+
+
+def test_the_best_checkpoint_goes_after_a_better_one_is_saved(tmp_path: Path) -> None:
+    seen: list[list[str]] = []
+
+    class Runner(SimpleNamespace):
+        iter = 0
+
+        def save_checkpoint(self, out_dir: str, filename: str, **kw: object) -> None:
+            if self.epoch == 5:
+                raise OSError('no space left')
+            Path(out_dir, filename).touch()
+            seen.append(sorted(p.name for p in Path(out_dir).glob('*.pth')))
+
+    earlier, folder = tmp_path / 'earlier/best_mIoU_epoch_1.pth', tmp_path / 'new'
+    for path in (earlier.parent, folder):
+        path.mkdir()
+    earlier.touch()
+    hub = MessageHub.get_instance(f'best_{tmp_path}')
+    runner = Runner(work_dir=str(folder), message_hub=hub, rank=0, logger=logging.getLogger('best'))
+    hook = AtomicCheckpointHook(interval=1, save_best='mIoU', rule='greater')
+    hook.out_dir, hook.file_backend, hook.best_ckpt_path = str(folder), AtomicLocalBackend(), str(earlier)
+    for epoch, score in ((2, 0.5), (3, 0.6), (4, 0.4)):
+        runner.epoch = epoch
+        hook._save_best_checkpoint(runner, dict(mIoU=score))
+    assert seen == [['best_mIoU_epoch_2.pth'], ['best_mIoU_epoch_2.pth', 'best_mIoU_epoch_3.pth']]
+    runner.epoch = 5
+    with pytest.raises(OSError, match='no space'):
+        hook._save_best_checkpoint(runner, dict(mIoU=0.9))
+    assert [p.name for p in folder.iterdir()] == ['best_mIoU_epoch_3.pth'] and earlier.exists()
+    assert Path(str(hook.best_ckpt_path)).name == 'best_mIoU_epoch_3.pth'
+
+
+@pytest.mark.parametrize(('epoch', 'due'), [(0, False), (1, False), (2, True), (3, False), (4, True), (5, True)])
+def test_a_validation_that_is_due_is_done_when_a_run_is_resumed(epoch: int, due: bool) -> None:
+    loop = EpochBasedTrainLoop.__new__(EpochBasedTrainLoop)
+    loop._epoch, loop._max_epochs, loop.val_begin, loop.val_interval = epoch, 5, 1, 2
+    done: list[int] = []
+    validation = SimpleNamespace(run=lambda: done.append(epoch))
+    DueValidationHook().before_train(SimpleNamespace(train_loop=loop, val_loop=validation))
+    assert bool(done) == due
 
 
 # --- reproducible augmentation

@@ -154,6 +154,12 @@ def test_a_second_run_does_not_replace_the_checkpoints_of_the_first(run, toy, ca
     assert before == {path.name: path.stat().st_mtime_ns for path in work_dir.glob('*.pth')}
 
 
+def test_a_resumed_run_keeps_its_schedule(run, toy, capsys):
+    line = [CONFIG, '--work-dir', str(run[0]), '--resume', *options(toy, **{'optim_wrapper.optimizer.lr': 1e-5})]
+    assert cli.train(line) == 2
+    assert 'a resumed run keeps the optimizer and the schedule of' in capsys.readouterr().err
+
+
 def test_weights_alone_cannot_be_resumed(run, toy, tmp_path, capsys):
     torch.save(dict(state_dict=read_checkpoint(run[0] / 'epoch_1.pth')['state_dict']), tmp_path / 'w.pth')
     line = [CONFIG, '--work-dir', str(tmp_path / 'work'), '--resume', str(tmp_path / 'w.pth'), *options(toy)]

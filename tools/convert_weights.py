@@ -49,8 +49,13 @@ def main() -> int:
     options = meta.get('backbone')
     if options is not None:
         print(f'for MobileNetV2({", ".join(f"{name}={value!r}" for name, value in options.items())})')
-    elif 'backbone' in parts:
+    elif 'backbone' in meta:
         print('the channels fit no width of the standard layer table: build MobileNetV2 with your own spec')
+    if args.layout != 'ours' and (options or {}).get('padding') != 'explicit':
+        print(
+            'WARNING: that network pads symmetrically and its norms have epsilon 1e-5; with weights for other padding '
+            'or another epsilon it computes other features'
+        )
     if 'num_classes' in meta:
         print(f'detector of {meta["num_classes"]} classes and the background')
     if meta['folded']:

@@ -3,11 +3,13 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mmseg.evaluation.metrics import IoUMetric
 from PIL import Image
 
+from ..errors import UserError
 from ..registry import METRICS
 
 
@@ -58,6 +60,10 @@ class IndexedIoUMetric(IoUMetric):
 
     output_dir: str | None
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._written: dict[str, str] = {}
+
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Measures a batch, and writes its predictions, ``pred_sem_seg`` (1, H, W), if ``output_dir`` is set."""
         folder, self.output_dir = self.output_dir, None  # the base class would write its own
@@ -72,4 +78,8 @@ class IndexedIoUMetric(IoUMetric):
             labels = sample['pred_sem_seg']['data'].squeeze().cpu().numpy().astype(np.int64)
             shifted = bool(sample.get('reduce_zero_label'))  # back to the numbers in the data set's files
             name = Path(sample['img_path']).stem
+            if self._written.setdefault(name, sample['img_path']) != sample['img_path']:
+                raise UserError(
+                    f'{folder}: {self._written[name]} and {sample["img_path"]} would both be written as {name}.png'
+                )
             save_indexed_png(Path(folder, f'{name}.png'), labels + shifted, [[0, 0, 0]] * shifted + palette)

@@ -281,8 +281,8 @@ class _ImageSets:
         names = sorted(name for _, name in self.unseen)
         if names and len(names) == len(self.splits):
             raise UserError(
-                f'none of the {len(names)} names in the lists of ImageSets/{self.kind} ({listing(names, 3)}) is that of '
-                'an annotation: correct the lists, or remove them for a split by chance'
+                f'none of the {len(names)} names in the lists of ImageSets/{self.kind} ({listing(names, 3)}) is that '
+                'of an annotation: correct the lists, or remove them for a split by chance'
             )
         for name in names:
             faults.add('names in ImageSets without an annotation', name)

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
 from mmengine.runner.checkpoint import _load_checkpoint
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from ..registry import MODELS
 from ..spec import V2_DEF, OutIndex, Spec, make_plan
 from .fit import check_meta, load_backbone
-from .layers import Cfg, InitCfg, as_init_cfg, build_layer, is_plain
+from .layers import Cfg, ConvNormAct, InitCfg, as_init_cfg, build_layer
 
 #: slim's batch norm: decay 0.997, which is torch's momentum 0.003, and epsilon 0.001.
 SLIM_NORM = dict(type='BN', momentum=0.003, eps=0.001)
@@ -183,8 +182,8 @@ class MobileNetV2(BaseModule):
         super().train(mode)
         for block in self._frozen_blocks():
             for module in block.modules():
-                if isinstance(module, ConvModule):  # mmcv's: the norm goes into the weights of each convolution
-                    module.turn_on_efficient_conv_bn_eval(mode and is_plain(module.conv))
+                if isinstance(module, ConvNormAct):
+                    module.folds_norm = mode and module.can_fold_norm
         if mode:
             for block in self._frozen_blocks():
                 block.eval()
@@ -206,7 +205,8 @@ def _contexts_of_checkpointing(block: nn.Module) -> tuple[Any, Any]:
         norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
         kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
         for norm in norms:
-            norm.momentum, norm.num_batches_tracked = 0.0, None
+            count = norm.num_batches_tracked
+            norm.momentum, norm.num_batches_tracked = 0.0, None if count is None else count.clone()
         try:
             yield
         finally:

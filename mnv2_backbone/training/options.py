@@ -110,7 +110,10 @@ def _find_place(tree: Any, key: str) -> None:
     """Raises unless something reads the key; creates the dicts on the way that mm configs leave out."""
     parts = key.split('.')
     if parts[0] in tree and parts[0] not in _READ_LATER:
-        places = [place for place in _places(tree, tree[parts[0]]) if place.split('.')[0] in _READ_LATER][:4]
+        places = [place for place in _places(tree, tree[parts[0]]) if place.split('.')[0] in _READ_LATER]
+        if parts[0] in ('max_epochs', 'max_iters'):  # many other numbers may be the same
+            places = [place for place in places if place.startswith(('train_cfg.max_', 'param_scheduler.'))]
+        places = places[:8]
         hint = f'; set it where it went: {", ".join(places)}' if places else ''
         raise UserError(
             f'--cfg-options {key}: {parts[0]} is only used to write the config, setting it has no effect{hint}'

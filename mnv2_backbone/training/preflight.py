@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import DATASETS, TRANSFORMS
 
-from ..configs import leaves
+from ..configs import leaves, type_name
 from ..data.files import IMAGES
 from ..errors import UserError, listing
 from .annotations import Tally, check_sizes, read_coco, read_masks, read_names, read_xml
@@ -249,3 +249,8 @@ def _check_evaluators(cfg: Config, split: str) -> None:
             own = Path(dataset.get('data_root') or '', dataset.get('ann_file') or '')
             if isinstance(path, str) and own.is_file() and not own.samefile(path):
                 raise UserError(f'{split}_evaluator.ann_file is {path}, {key} has {own}: must be the same file')
+            ignored = (evaluator.get('ignore_index', 255), dataset.get('ignore_index', 255))
+            if type_name(evaluator).endswith('IoUMetric') and ignored[0] != ignored[1]:
+                raise UserError(
+                    f'{split}_evaluator.ignore_index is {ignored[0]}, that of {key} {ignored[1]}: must be the same'
+                )

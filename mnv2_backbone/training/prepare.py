@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from ..deployment.backends import is_exported, open_exported
 from ..deployment.recipe import Manifest, dataset_meta
 from ..errors import UserError
 from ..network.checkpoint import find_resume_point
-from .options import load_config
+from .options import load_config, stored_config
 
 #: Changes a config; returns what was changed, or None.
 Step = Callable[[Config, argparse.Namespace], str | None]
@@ -129,8 +129,28 @@ def _resume(cfg: Config, args: argparse.Namespace) -> str | None:
     point = find_resume_point(cfg.work_dir) if args.resume == 'auto' else args.resume
     if point is None:
         print(f'nothing to resume in {cfg.work_dir}: training starts from the beginning', file=sys.stderr)
+    else:
+        _check_schedule(cfg, point, args.cfg_options or ())
     cfg.resume, cfg.load_from = point is not None, point or cfg.get('load_from')
     return f'resume={cfg.resume}, load_from={cfg.load_from} (--resume)'
+
+
+def _check_schedule(cfg: Config, point: str, options: Iterable[str]) -> None:
+    """Refuses options for the optimizer and its schedule that are others than those that the checkpoint brings back."""
+    places = ('optim_wrapper.optimizer', 'param_scheduler')
+    given = [name for name in options if name.startswith(places)]
+    if not given:
+        return
+    try:
+        before = stored_config(point)
+    except UserError:  # a file of another origin; what is wrong with it is found later
+        return
+    theirs, ours = ([x.get('param_scheduler'), x.optim_wrapper.get('optimizer')] for x in (before, cfg))
+    if theirs != ours:
+        raise UserError(
+            f'--resume with --cfg-options {given[0]}: a resumed run keeps the optimizer and the schedule of {point}; '
+            f'to change them, start from its weights: load_from={point} and another --work-dir'
+        )
 
 
 def _distribute(cfg: Config, args: argparse.Namespace) -> str | None:
@@ -163,7 +183,9 @@ def _use_weights(cfg: Config, args: argparse.Namespace) -> str:
     recipe = Manifest.from_json(open_exported(Path(args.checkpoint))[1]).recipe
     given = [name for name in args.cfg_options or () if name.startswith('model.test_cfg')]
     if given and recipe.task == 'detect' and json.loads(json.dumps(cfg.model.test_cfg)) != recipe.test_cfg:
-        raise UserError(f'--cfg-options {given[0]}: {args.checkpoint} has a test_cfg of its own; export it with this one')
+        raise UserError(
+            f'--cfg-options {given[0]}: {args.checkpoint} has a test_cfg of its own; export it with this one'
+        )
     if {'detect': 'mmdet', 'segment': 'mmseg'}[recipe.task] != cfg.get('default_scope'):
         raise UserError(f'{args.checkpoint} was exported for the task {recipe.task!r}, {args.config} has another')
     classes = dataset_meta(cfg)['classes']

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 from mmengine.hooks import Hook
 from mmengine.registry import METRICS, RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..errors import UserError, one_line, setting_up
 from ..network.checkpoint import read_checkpoint, read_weights_only_everywhere
@@ -41,6 +41,22 @@ class _StartedHook(Hook):
 
     def before_test(self, runner: Runner) -> None:
         self.started = True
+
+
+class DueValidationHook(Hook):
+    """Does the validation after the epoch that a run is resumed from; a run may have been ended in the middle of it."""
+
+    def before_train(self, runner: Runner) -> None:
+        """Runs the validation if one is due after the epochs that are done."""
+        loop = runner.train_loop
+        if (
+            not isinstance(loop, EpochBasedTrainLoop)
+            or runner.val_loop is None
+            or not loop.epoch >= max(loop.val_begin, 1)
+        ):
+            return
+        if loop.epoch % loop.val_interval == 0 or loop.epoch == loop.max_epochs:
+            runner.val_loop.run()
 
 
 def run_training(args: argparse.Namespace, hooks: Sequence[Hook] = ()) -> int:
@@ -73,7 +89,7 @@ def _run(args: argparse.Namespace, prepare: Prepare, go: Callable[[Runner], obje
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
         for line in [*found, *(f'changed in the config: {change}' for change in changes)]:
             runner.logger.info(line)
-        for own in (hook, *hooks):
+        for own in (hook, *hooks, DueValidationHook()):
             runner.register_hook(own, priority='LOWEST')
         if is_pickle(getattr(args, 'out', None)):
             runner.test_evaluator.metrics.append(_dump(cfg, args.out))

@@ -32,9 +32,9 @@ register_backend(_BACKEND, AtomicLocalBackend, force=True)
 class AtomicCheckpointHook(CheckpointHook):
     """mmengine's ``CheckpointHook`` that survives being killed while it saves; for local files only.
 
-    Files are replaced in one step, and an outdated checkpoint is removed after the new one is on the disk (mmengine
-    removes it before, which with ``max_keep_ckpts=1`` can leave none). A loss that is not finite ends the training, so
-    that no useless checkpoint replaces a good one.
+    Files are replaced in one step, and an outdated checkpoint, the best one included, is removed after the new one is
+    on the disk (mmengine removes it before, which can leave none), and only from the folder of this run. A loss that is
+    not finite ends the training, so that no useless checkpoint replaces a good one.
 
     Raises:
         ValueError: ``backend_args`` or ``file_client_args`` is given.
@@ -51,6 +51,9 @@ class AtomicCheckpointHook(CheckpointHook):
         super().__init__(backend_args=dict(backend=_BACKEND), **kwargs)
         self.max_keep_ckpts: int
         self.keep_ckpt_ids: deque[int]
+        self.key_indicators: list[str]
+        self.best_ckpt_path: str | None
+        self.best_ckpt_path_dict: dict[str, str | None]
 
     def before_train(self, runner: Runner) -> None:
         """Removes what killed runs left half-written."""
@@ -68,7 +71,8 @@ class AtomicCheckpointHook(CheckpointHook):
             if 'loss' in name and not torch.isfinite(torch.as_tensor(value)).all():
                 raise UserError(
                     f'{name} is {float(value)} in iteration {runner.iter + 1}: training stopped, earlier checkpoints '
-                    'are kept. Lower optim_wrapper.optimizer.lr, or try optim_wrapper.enabled=False (float32)'
+                    'are kept. In another --work-dir start again, or from the weights of one of them (load_from=FILE), '
+                    'with a lower optim_wrapper.optimizer.lr or with optim_wrapper.enabled=False (float32)'
                 )
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
 
@@ -89,6 +93,34 @@ class AtomicCheckpointHook(CheckpointHook):
         if runner.rank == 0:
             for outdated in ids[:-keep]:
                 Path(self.out_dir, self.filename_tmpl.format(outdated)).unlink(missing_ok=True)
+
+    def _best(self) -> dict[str, str | None]:
+        """The best checkpoint for each score."""
+        if len(self.key_indicators) == 1:
+            return {self.key_indicators[0]: self.best_ckpt_path}
+        return dict(self.best_ckpt_path_dict)
+
+    def _set_best(self, paths: dict[str, str | None]) -> None:
+        if len(self.key_indicators) == 1:
+            (self.best_ckpt_path,) = paths.values()
+        else:
+            self.best_ckpt_path_dict = paths
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        if not self.save_best:
+            return
+        before = self._best()
+        self._set_best(dict.fromkeys(before))  # the parent would remove them before it writes
+        try:
+            super()._save_best_checkpoint(runner, metrics)
+        except BaseException:
+            self._set_best(before)
+            raise
+        after = {name: path or before[name] for name, path in self._best().items()}
+        self._set_best(after)
+        for path in {*before.values()} - {*after.values()}:
+            if path and runner.rank == 0 and Path(path).resolve().parent == Path(self.out_dir).resolve():
+                Path(path).unlink(missing_ok=True)
 
 
 def _is_running(process: int) -> bool:

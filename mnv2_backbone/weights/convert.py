@@ -22,9 +22,9 @@ class Converted:
 
     ``meta`` has ``format``; ``source``, the file's name; ``backbone``, the options of
     :class:`mnv2_backbone.MobileNetV2` that the weights are for, other than its defaults, or None if no width of the
-    standard table fits; ``folded``, whether the norms have made-up statistics (see
-    :mod:`mnv2_backbone.weights.unfold`); ``num_classes`` of a detector; ``dataset_meta`` with the classes if they are
-    known.
+    standard table fits (missing if a file in our layout does not say it); ``folded``, whether the norms have made-up
+    statistics (see :mod:`mnv2_backbone.weights.unfold`); ``num_classes`` of a detector; ``dataset_meta`` with the
+    classes if they are known.
     """
 
     state_dict: dict[str, Tensor]
@@ -73,16 +73,22 @@ def _finish(imported: Imported, format_name: str, source: str, only: Sequence[st
     lacking = [part for part in only if not any(key.startswith(f'{part}.') for key in state)]
     if lacking or not state:
         raise WeightsError(f'there is no {" and no ".join(lacking) or "MobileNetV2"} in it')
-    meta: dict[str, Any] = dict(
-        format=format_name, source=source, folded=any(key.endswith('conv.bias') for key in state)
-    )
-    state = unfold(state)
+    own = imported.meta
+    folded = any(key.endswith('conv.bias') for key in state) if own is None else bool(own.get('folded'))
+    meta: dict[str, Any] = dict(format=format_name, source=source, folded=folded)
+    if own is None:  # in our layout a bias belongs to a convolution without a norm
+        state = unfold(state)
     if any(key.startswith('backbone.') for key in state):
         options = find_options(state)
         if options is not None:
             check_complete(state, options)
-        meta['backbone'] = None if options is None else {**options, **imported.options}
-    if len(state.get('decode_head.conv_seg.bias', ())) == 21:  # of TensorFlow's segmenters those of VOC alone are known
+        if own is None:
+            meta['backbone'] = None if options is None else {**options, **imported.options}
+        elif 'backbone' in own:
+            meta['backbone'] = own['backbone']
+    if (
+        own is None and len(state.get('decode_head.conv_seg.bias', ())) == 21
+    ):  # of TensorFlow's segmenters those of VOC alone are known
         meta['dataset_meta'] = voc_classes()
     number = num_classes(state)
     if number is not None or classes == 'coco':
@@ -90,9 +96,11 @@ def _finish(imported: Imported, format_name: str, source: str, only: Sequence[st
             state, names = keep_coco_classes(state)
             number = len(names)
             meta['dataset_meta'] = dict(classes=names)
-        elif (ids := class_names(number or 0)) is not None:
+        elif own is None and (ids := class_names(number or 0)) is not None:
             meta['dataset_meta'] = dict(classes=ids)
         meta['num_classes'] = number
+    if own and 'dataset_meta' in own and classes == 'all':
+        meta['dataset_meta'] = own['dataset_meta']
     return Converted({key: value.clone() for key, value in state.items()}, meta)
 
 

@@ -22,12 +22,14 @@ class Imported:
 
     ``state`` has a ``conv.bias`` for a convolution whose norm was folded into it; ``unknown`` are names in the file
     that have no place in our networks; ``options`` of :class:`mnv2_backbone.MobileNetV2` are implied by the source, if
-    not defaults.
+    not defaults. ``meta`` is what a file in our layout says of itself, of ``backbone``, ``folded`` and
+    ``dataset_meta``; None for files of others.
     """
 
     state: dict[str, Any] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Any] | None = None
 
 
 def need(module: str, package: str, what: str) -> Any:

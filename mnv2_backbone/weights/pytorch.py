@@ -89,9 +89,8 @@ def read_pytorch(path: Path) -> Imported:
     if not isinstance(checkpoint, Mapping):
         raise WeightsError(f'this checkpoint holds a {type(checkpoint).__name__}, not a state dict')
     imported = from_pytorch({k: v for k, v in checkpoint.items() if isinstance(v, Tensor)})
-    known = meta.get('backbone') if isinstance(meta, Mapping) else None
-    if isinstance(known, Mapping):  # a file that was converted before says what its weights are for
-        imported.options.update(known)
+    if imported.meta is not None and isinstance(meta, Mapping):
+        imported.meta.update({name: meta[name] for name in ('backbone', 'folded', 'dataset_meta') if name in meta})
     return imported
 
 
@@ -107,7 +106,7 @@ def from_pytorch(state: Mapping[str, Tensor]) -> Imported:
     """
     if 'backbone.layer_1.conv.weight' in state:
         known = {key: value for key, value in state.items() if _OWN.match(key)}
-        return Imported(_drop_counters(known), sorted(set(state) - set(known)))
+        return Imported(_drop_counters(known), sorted(set(state) - set(known)), meta={})
     marks = [
         (library, key.removesuffix(mark))
         for library, (mark, _) in LIBRARIES.items()

@@ -54,3 +54,5 @@ train, val, test = (
 train_dataloader = dict(batch_size=16, dataset=dict(type='ConcatDataset', datasets=[train, val]))
 val_dataloader = dict(batch_size=1, dataset=test)
 test_dataloader = val_dataloader
+val_evaluator = dict(ignore_index=void)
+test_evaluator = val_evaluator

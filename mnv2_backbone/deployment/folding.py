@@ -36,8 +36,9 @@ def fold_norms(model: M) -> M:
         for name, child in module.named_children():
             if isinstance(child, nn.ReLU6):
                 setattr(module, name, Clamp6())
-    result: M = model.requires_grad_(False).to(memory_format=torch.channels_last)
-    return result
+        if is_plain(module):
+            module.to(memory_format=torch.channels_last)
+    return model.requires_grad_(False)
 
 
 def fold_input(conv: nn.Conv2d, mean: Tensor, std: Tensor) -> None:

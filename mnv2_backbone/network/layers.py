@@ -120,7 +120,7 @@ class ConvNormAct(ConvModule):
     def forward(self, x: Tensor, activate: bool = True, norm: bool = True) -> Tensor:
         """(N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride))."""
         x = self.pad(x)
-        if self.folds_norm and norm and not isinstance(x, torch.fx.Proxy):  # which follows whole modules only
+        if self.folds_norm and norm and isinstance(x, Tensor):  # not while torch.fx traces, which follows modules only
             x = efficient_conv_bn_eval_forward(self.norm, self.conv, x)
             return self.activate(x) if activate and self.with_activation else x
         if not isinstance(self.conv, nn.Conv2d):  # mmcv's deformable ones read all memory as contiguous

@@ -314,6 +314,7 @@ def test_two_processes_equal_one(run: tuple[Path, str], toy: Path, tmp_path: Pat
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
     changes = dict(NO_WORKERS, train_dataloader__batch_size=BATCH // 2, train_cfg__max_epochs=1)
+    changes['model__backbone__with_cp'] = True  # which repeats norms that are synchronized
     call(
         'env', f'PORT={port}', 'tools/dist_train.sh', CONFIG, 2, '--work-dir', tmp_path,
         *options(toy, **changes),

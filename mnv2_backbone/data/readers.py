@@ -472,7 +472,8 @@ def _named_images(folder: Folder, path: Path) -> list[Path]:
 def _yaml_images(folder: Folder, path: Path, content: dict) -> dict[Path, str]:
     """The images that a data.yaml names, with their splits; paths are looked up as ultralytics does."""
     images: dict[Path, str] = {}
-    known, inside = {image.resolve(): image for image in folder.images}, set(folder.images)
+    # A file may be a link to another image of the data: its labels are beside the link.
+    known = {image.resolve(): image for image in folder.images} | {image: image for image in folder.images}
     roots = [path.parent / str(content.get('path') or ''), path.parent]
     for split in ('test', 'val', 'train'):  # a folder of training images may hold the others
         parts = content.get(split) or content.get({'val': 'valid'}.get(split)) or []
@@ -486,8 +487,7 @@ def _yaml_images(folder: Folder, path: Path, content: dict) -> dict[Path, str]:
                 found = _named_images(folder, place)
             else:
                 files = (Path(os.path.abspath(file)) for file in sorted(place.rglob('*')))
-                # A file may be a link to another image of the data: its labels are beside the link.
-                found = [own for file in files if (own := file if file in inside else known.get(file.resolve()))]
+                found = [own for file in files if (own := known.get(file) or known.get(file.resolve()))]
             if not found and split != 'test':  # Roboflow names it whether it exists or not
                 raise UserError(f'{path}: {split} is {part}, where no images are, beside it or below its path')
             images.update({image: split for image in found if image not in images})

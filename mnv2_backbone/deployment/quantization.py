@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from ..data.files import IMAGES, evenly, files_below
-from ..data.images import is_whole
-from ..errors import UserError, one_line
+from ..data.images import LoadImage, is_whole
+from ..errors import UserError
 
 #: Convolutions that stay in floating point, counted from the image on (the first layer and the first bottleneck). Their
 #: few channels differ widely: DeepLabv3 loses 1.1 points of mIoU if they are int8 and none if not, for 6% of the time.
@@ -33,6 +32,7 @@ class CalibrationImages(Sequence[np.ndarray]):
         self.files = [files[i] for i in evenly(len(files), MOST_IMAGES)]
         if not files:
             raise UserError(f'--calib {folder}: no images in it; known are {" ".join(IMAGES)}')
+        self._load = LoadImage(imdecode_backend='cv2').transform
         for file in self.files:
             if not is_whole(file):
                 raise UserError(f'--calib: {file} is not an image that can be read')
@@ -41,13 +41,9 @@ class CalibrationImages(Sequence[np.ndarray]):
         return len(self.files)
 
     def __getitem__(self, index: Any) -> Any:
-        try:
-            image = cv2.imread(str(self.files[index]))
-        except cv2.error as error:
-            raise UserError(f'--calib: {self.files[index]} cannot be read: {one_line(error)}') from error
-        if image is None:
-            raise UserError(f'--calib: {self.files[index]} is not an image that can be read')
-        return image[None]
+        loaded = self._load(dict(img_path=str(self.files[index])))
+        assert loaded is not None, 'it raises for a damaged image'
+        return loaded['img'][None]
 
 
 def quantize_onnx(model: Any, images: Sequence[np.ndarray]) -> Any:

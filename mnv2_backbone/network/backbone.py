@@ -181,16 +181,14 @@ class MobileNetV2(BaseModule):
         """Sets the mode; what is frozen, and with ``norm_eval`` every batch norm, stays in evaluation mode."""
         super().train(mode)
         for block in self._frozen_blocks():
+            block.eval()
             for module in block.modules():
                 if isinstance(module, ConvNormAct):
                     module.folds_norm = mode and module.can_fold_norm
-        if mode:
-            for block in self._frozen_blocks():
-                block.eval()
-            if self.norm_eval:
-                for module in self.modules():
-                    if isinstance(module, _BatchNorm):
-                        module.eval()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
         return self
 
     def _frozen_blocks(self) -> list[nn.Module]:

@@ -49,13 +49,10 @@ class DueValidationHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Runs the validation if one is due after the epochs that are done."""
         loop = runner.train_loop
-        if (
-            not isinstance(loop, EpochBasedTrainLoop)
-            or runner.val_loop is None
-            or not loop.epoch >= max(loop.val_begin, 1)
-        ):
+        if not isinstance(loop, EpochBasedTrainLoop) or runner.val_loop is None:
             return
-        if loop.epoch % loop.val_interval == 0 or loop.epoch == loop.max_epochs:
+        is_due = loop.epoch % loop.val_interval == 0 or loop.epoch == loop.max_epochs
+        if is_due and loop.epoch >= max(loop.val_begin, 1):
             runner.val_loop.run()
 
 

@@ -86,9 +86,8 @@ def _finish(imported: Imported, format_name: str, source: str, only: Sequence[st
             meta['backbone'] = None if options is None else {**options, **imported.options}
         elif 'backbone' in own:
             meta['backbone'] = own['backbone']
-    if (
-        own is None and len(state.get('decode_head.conv_seg.bias', ())) == 21
-    ):  # of TensorFlow's segmenters those of VOC alone are known
+    # Of TensorFlow's segmenters those of VOC alone are known.
+    if own is None and len(state.get('decode_head.conv_seg.bias', ())) == 21:
         meta['dataset_meta'] = voc_classes()
     number = num_classes(state)
     if number is not None or classes == 'coco':

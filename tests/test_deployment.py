@@ -21,7 +21,7 @@ from mnv2_backbone import MobileNetV2
 from mnv2_backbone.deployment.backends import OpenVINO, choose_engine
 from mnv2_backbone.deployment.deploy import deploy, run_with
 from mnv2_backbone.deployment.folding import fold_norms, settle_padding
-from mnv2_backbone.deployment.predictor import suppress
+from mnv2_backbone.deployment.predictor import _highest, suppress
 from mnv2_backbone.deployment.recipe import classes_and_palette
 from mnv2_backbone.network.layers import ConvNormAct
 from mnv2_backbone.training.cpu import multiplies_bfloat16
@@ -246,7 +246,7 @@ def test_suppression_is_the_trained_model_s(seed, anchors, thr, pre):
     generator = torch.Generator().manual_seed(seed)
     corner = torch.rand(anchors, 2, generator=generator) * 80
     boxes = torch.cat([corner, corner + torch.rand(anchors, 2, generator=generator) * 40 + 1], 1)
-    scores = torch.rand(anchors, 3, generator=generator)
+    scores = ((torch.randperm(3 * anchors, generator=generator) + 1) / (3 * anchors + 1)).view(anchors, 3)  # no ties
     cfg = dict(score_thr=thr, nms_pre=pre, nms=dict(type='nms', iou_threshold=0.4), max_per_img=5)
     found = suppress(boxes, scores, cfg)
     limit = pre if pre > 0 else scores.numel()
@@ -257,6 +257,17 @@ def test_suppression_is_the_trained_model_s(seed, anchors, thr, pre):
     wanted, keep = batched_nms(kept['boxes'], top, labels, dict(cfg['nms']))
     assert torch.equal(found.bboxes, wanted[:5, :4]) and torch.equal(found.scores, wanted[:5, 4])
     assert torch.equal(found.labels, labels[keep][:5])
+    if not (scores - thr).abs().lt(1e-6).any():
+        from_logits = suppress(boxes, scores.logit(), cfg, logits=True)
+        assert torch.equal(from_logits.labels, found.labels) and torch.equal(from_logits.bboxes, found.bboxes)
+        torch.testing.assert_close(from_logits.scores, found.scores)
+
+
+@given(st.lists(st.integers(0, 5), max_size=60), st.data())
+def test_of_equal_scores_the_first_are_taken(scores, data):
+    values = np.array(scores, np.float32) / 5
+    count = data.draw(st.integers(0, len(values)))
+    assert _highest(values, count).tolist() == np.argsort(-values, kind='stable')[:count].tolist()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """From images to results: one class for deployed models, exported files and trained models."""
 
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from torchvision.ops import clip_boxes_to_image
 from ..configs import type_name
 from ..errors import UserError
 from ..network.single_shot import numbers_for_nms
+from ..operators import nms as plain_nms
 from ..registry import MODELS
 from .backends import Run, explain, open_exported
 from .network import load_trained
@@ -102,7 +104,7 @@ class Predictor:
 
     def _found(self, shape: Sequence[int], boxes: Tensor, scores: Tensor, labels: Tensor | None = None) -> InstanceData:
         if labels is None:
-            found = suppress(boxes, scores, self.recipe.test_cfg)
+            found = suppress(boxes, scores, self.recipe.test_cfg, getattr(self.run, 'logits', False))
             found.bboxes = clip_boxes_to_image(found.bboxes, (shape[0], shape[1]))
             return found
         real = scores > 0  # the rest is padding
@@ -173,8 +175,10 @@ class _Trained:
         return results
 
 
-def suppress(boxes: Tensor, scores: Tensor, cfg: Mapping[str, Any]) -> InstanceData:
+def suppress(boxes: Tensor, scores: Tensor, cfg: Mapping[str, Any], logits: bool = False) -> InstanceData:
     """Applies score threshold and NMS to boxes (anchors, 4) with scores (anchors, classes), as the trained model does.
+
+    With ``logits`` the scores are taken before the sigmoid.
 
     Returns:
         ``bboxes`` (n, 4), ``scores`` (n,), ``labels`` (n,), the highest-scoring first.
@@ -182,28 +186,46 @@ def suppress(boxes: Tensor, scores: Tensor, cfg: Mapping[str, Any]) -> InstanceD
     # NumPy, which has one thread, does what is large. PyTorch's other threads, once woken, would spin for milliseconds
     # and take the cores from the runtime that computes the next image: that costs more than everything else here.
     corners, every = boxes.numpy(), scores.numpy().reshape(-1)
-    places = np.flatnonzero(every > cfg['score_thr'])
+    threshold = cfg['score_thr']
+    if logits:
+        threshold = math.log(threshold / (1 - threshold)) if 0 < threshold < 1 else math.inf * (threshold - 0.5)
+    places = np.flatnonzero(every > threshold)
     values = every[places]
+    if logits:
+        values = 1 / (1 + np.exp(-values))
     limit = cfg.get('nms_pre', -1)
     count = min(limit if limit > 0 else len(values), len(values))
     if (smallest := cfg.get('min_bbox_size', -1)) >= 0:
-        best = torch.from_numpy(values).topk(count).indices.numpy()
+        best = _highest(values, count)
         at = places[best] // scores.shape[1]
         best = best[(corners[at, 2:] - corners[at, :2] > smallest).all(1)]
         values, places, count = values[best], places[best], len(best)
     if not count:
         return InstanceData(bboxes=boxes[:0], scores=scores[:0, 0], labels=torch.from_numpy(places[:0]))
     wanted, nms = cfg['max_per_img'], dict(cfg['nms'])
+    plain = nms.get('type', 'nms') == 'nms' and set(nms) <= {'type', 'iou_threshold'}
     if nms.get('class_agnostic'):  # beyond split_thr boxes mmcv would forget it
         nms['split_thr'] = count + 1
     lowest = min(float(corners.min()), 0.0)
     for taken in numbers_for_nms(count, cfg):
-        top, order = torch.from_numpy(values).topk(taken)
-        at, labels = np.divmod(places[order.numpy()], scores.shape[1])
-        # mmcv keeps classes apart by moving their boxes, which works for coordinates from 0
-        candidates = torch.from_numpy(corners[at] - lowest)
-        found, keep = batched_nms(candidates, top, torch.from_numpy(labels), nms)
+        best = _highest(values, taken)
+        at, labels = np.divmod(places[best], scores.shape[1])
+        # Classes are kept apart by moving their boxes, which works for coordinates from 0
+        moved, top = corners[at] - lowest, torch.from_numpy(values[best])
+        if plain:  # as mmcv, without its steps around the operator, which take longer than the operator
+            apart = moved + (labels * (moved.max() + 1)).astype(np.float32)[:, None]
+            keep = plain_nms(torch.from_numpy(apart), top, nms['iou_threshold'], 0)
+            found = torch.cat([torch.from_numpy(moved)[keep], top[keep, None]], 1)
+        else:
+            found, keep = batched_nms(torch.from_numpy(moved), top, torch.from_numpy(labels), nms)
         if len(keep) >= wanted:
             break
     found, keep = found[:wanted], keep[:wanted]
     return InstanceData(bboxes=found[:, :4] + lowest, scores=found[:, 4], labels=torch.from_numpy(labels)[keep])
+
+
+def _highest(values: np.ndarray, count: int) -> np.ndarray:
+    """Where the ``count`` highest values are, the highest first; of equal ones, of which int8 has many, the first."""
+    enough = np.flatnonzero(values >= np.partition(values, -count)[-count]) if count else np.arange(0)
+    order: np.ndarray = enough[np.argsort(-values[enough], kind='stable')[:count]]
+    return order

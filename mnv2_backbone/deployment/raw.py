@@ -83,13 +83,15 @@ class RunRaw:
     def __init__(self, manifest: Manifest, run: Run | None = None) -> None:
         self.run, self.recipe, self.nms = run, manifest.recipe, manifest.nms
         self.decoding: Mapping[str, Any] = manifest.decoding or {}
+        #: Whether the scores of boxes are given before the sigmoid, which few of them need.
+        self.logits = self.decoding.get('sigmoid', False) and not self.nms
         if 'anchors' in self.decoding:
             self.anchors = np.frombuffer(base64.b64decode(self.decoding['anchors']), '<f4').reshape(-1, 4)
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
         """Of each image boxes (anchors, 4) in its pixels and scores (anchors, classes), or the label map (H, W).
 
-        From a file with NMS inside boxes (n, 4), scores (n,) and labels (n,).
+        Scores may be ``logits``. From a file with NMS inside boxes (n, 4), scores (n,) and labels (n,).
         """
         assert self.run is not None, 'made for prepare() alone'
         detects = self._detections if self.nms else self._boxes
@@ -114,8 +116,6 @@ class RunRaw:
 
     def _boxes(self, outputs: Sequence[np.ndarray], shape: Sequence[int]) -> tuple[np.ndarray, ...]:
         codes, scores = outputs[0][0], outputs[1][0]
-        if self.decoding['sigmoid']:
-            scores = 1 / (1 + np.exp(-scores))
         assert self.recipe.size is not None
         height, width = self.recipe.size
         sizes = self.anchors[:, 2:]

@@ -20,6 +20,7 @@ import sys
 from configparser import ConfigParser
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -221,7 +222,14 @@ def needs_onnx(block: Block) -> bool:
     return 'Predictor.from_file' in block.text
 
 
-@each(lambda block: block in PROGRAMS and not (is_alone(block) or needs_tflite(block) or needs_onnx(block)))
+def needs_model_api(block: Block) -> bool:
+    return 'model_api' in block.text
+
+
+FILES = (is_alone, needs_tflite, needs_onnx, needs_model_api)
+
+
+@each(lambda block: block in PROGRAMS and not any(needs(block) for needs in FILES))
 def test_a_program_runs_and_prints_what_the_page_says(block, stand_in, capsys):
     run(block)
     wanted = printed_by(block)
@@ -261,6 +269,9 @@ def test_exported_files_run_in_programs_without_this_package(stand_in, capsys):
         np.testing.assert_allclose(results[0][name], results[1][name], atol=0.05)
     (block,) = [block for block in PROGRAMS if needs_onnx(block)]
     assert len(run(block)['found']) == (results[0]['scores'] > 0).sum()
+    if find_spec('model_api'):  # make test installs it
+        (block,) = [block for block in PROGRAMS if needs_model_api(block)]
+        assert len(run(block)['found'].scores) == (results[1]['scores'] > 0.4).sum()
     described = (ROOT / 'docs/deploy.md').read_text()
     manifest = json.loads(next(x.value for x in onnx.load(path).metadata_props if x.key == 'mnv2_backbone'))
     for key in (*manifest, *manifest['recipe']):

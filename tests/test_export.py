@@ -203,6 +203,24 @@ def test_nms_inside_a_file_may_have_fewer_candidates_than_its_limits(detector, t
     assert len(found.scores) == pytest.approx(len(expected.scores), abs=2)
 
 
+def test_openvinos_model_api_finds_the_same_objects(detector):
+    models = pytest.importorskip('model_api.models', reason='openvino-model-api is missing: make test installs it')
+    path = detector.file('fp32', 'openvino', nms=True)
+    run, model = Predictor.from_file(path), models.DetectionModel.create_model(str(path), device='CPU')
+    assert model.params.confidence_threshold == 0.4
+    model.set_param('confidence_threshold', 0.1)
+    for image in detector.images:
+        image = np.ascontiguousarray(image[: image.shape[0] * 2 // 3])  # height and width differ
+        ((expected,), found) = run([image]), model(image)
+        clear = expected.scores > 0.1
+        boxes = expected.bboxes.round()
+        clear &= (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) > 1  # it leaves out others
+        assert 0 < clear.sum() == len(found.scores)
+        np.testing.assert_allclose(found.scores, expected.scores[clear], atol=1e-5)
+        np.testing.assert_allclose(found.bboxes, boxes[clear], atol=1)
+        assert found.label_names == [CLASSES[label] for label in expected.labels[clear]]
+
+
 def test_only_images_are_accepted(detector):
     run, image = Predictor.from_file(detector.onnx), detector.images[0]
     assert run([]) == []

@@ -117,9 +117,13 @@ class OpenVINO(Backend):
         import openvino
 
         from .graph import to_onnx
+        from .model_api import add_relative_boxes
 
+        graph = to_onnx(program, names)
+        if [output.name for output in graph.graph.output] == ['boxes', 'scores', 'labels']:  # with NMS inside
+            add_relative_boxes(graph)
         # not read_model, which leaves out the simplifications that NNCF builds on
-        model = openvino.convert_model(io.BytesIO(to_onnx(program, names).SerializeToString()))
+        model = openvino.convert_model(io.BytesIO(graph.SerializeToString()))
         model.get_ordered_ops()
         return model
 
@@ -131,6 +135,12 @@ class OpenVINO(Backend):
     def write(self, graph: Any, path: Path, manifest: str) -> None:
         import openvino
 
+        from .model_api import model_info
+        from .recipe import Manifest
+
+        known = Manifest.from_json(manifest)
+        for name, value in model_info(known.recipe).items() if known.nms else ():
+            graph.set_rt_info(value, ['model_info', name])
         graph.set_rt_info(manifest, [KEY])
         openvino.save_model(graph, path, compress_to_fp16=False)
 
@@ -151,7 +161,7 @@ class OpenVINO(Backend):
 
         def run(x: np.ndarray) -> list[np.ndarray]:
             with busy:
-                return list(compiled(x).values())
+                return list(compiled(x).values())[:3]  # the fourth is for OpenVINO's Model API
 
         return run
 

@@ -11,7 +11,7 @@ _base_ = [
     './_base_/schedules/deeplab_poly.py',
     './_base_/seg_runtime.py',
 ]
-max_epochs = 100
+max_epochs = 120
 model = dict(
     data_preprocessor=dict(
         size={{_base_.input_size}}, seg_pad_val={{_base_.void}}, test_cfg=dict(size={{_base_.input_size}})
@@ -21,7 +21,7 @@ model = dict(
     decode_head=dict(num_classes=11, ignore_index={{_base_.void}}, norm_cfg=dict(momentum=0.03)),
 )
 optim_wrapper = dict(
-    _delete_=True, type='mnv2_backbone.BFloat16OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01)
+    _delete_=True, type='mnv2_backbone.BFloat16OptimWrapper', optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.01)
 )
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 param_scheduler = _base_.param_scheduler  # noqa: F821 - mmengine provides it

@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmdet.evaluation import VOCMetric
+from mmdet.evaluation.functional import eval_map
+from mmdet.registry import METRICS
 from mmengine.config import Config, DictAction
 from mmengine.hub import get_config
 from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
@@ -40,6 +43,21 @@ MMSEG = {
     32: dict(strides=(1, 2, 2, 2, 1, 2, 1), dilations=(1, 1, 1, 1, 1, 1, 1)),
 }
 MMDET = 'mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py'
+
+
+@METRICS.register_module()
+class VOCMetricByClass(VOCMetric):
+    """MMDetection's VOCMetric that has the AP50 of each class among its scores, not in its log alone."""
+
+    def compute_metrics(self, results: list) -> dict:
+        """The scores of VOCMetric and ``AP50 CLASS`` of the classes that the images have."""
+        scores: dict = super().compute_metrics(results)
+        truth, found = zip(*results)
+        options = dict(iou_thr=0.5, eval_mode=self.eval_mode, use_legacy_coordinate=True, logger='silent')
+        for name, one in zip(self.dataset_meta['classes'], eval_map(found, truth, **options)[1]):
+            if one['num_gts']:
+                scores[f'AP50 {name}'] = float(one['ap'])
+        return scores
 
 
 def as_it_is(cfg: Config, state: State) -> State:
@@ -124,6 +142,9 @@ def run(cfg: Config, name: str, seed: int, weights: str, work_dir: Path, no_trai
     (check,) = (hook for hook in cfg.custom_hooks if hook.type == 'mnv2_backbone.CheckedLoadHook')
     heads = ('neck', 'bbox_head', 'decode_head')
     check.fresh = tuple(part for part in heads if not any(key.startswith(f'{part}.') for key in state))
+    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+        if evaluator.type == 'VOCMetric':
+            evaluator.type = 'mmdet.VOCMetricByClass'
     began = time.monotonic()
     runner = Runner.from_cfg(cfg)
     missing = [key for key in runner.model.backbone.state_dict() if f'backbone.{key}' not in state]

@@ -90,7 +90,8 @@ def test_boxes_and_scores_are_those_of_pytorch(file: Path, detector: Detector, p
     sure = 0
     for path in photos:
         image = cv2.imread(str(path))
-        ((boxes, scores),) = predictor.run([image])
+        ((boxes, logits),) = predictor.run([image])
+        scores = 1 / (1 + np.exp(-logits))
         with torch.no_grad():
             wanted, wanted_scores = detector(torch.from_numpy(predictor.recipe.resize(image))[None])
         scale = np.array([image.shape[1], image.shape[0]] * 2, np.float32) / 300

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 import resource
 import runpy
 import shutil
@@ -119,7 +120,7 @@ def tool(name, *arguments, **options):
 
 
 def raw(path, image):
-    """Boxes and scores before they are thinned out."""
+    """Boxes and scores before NMS."""
     return Predictor.from_file(path).run.run(image[None])[:2]
 
 
@@ -219,6 +220,15 @@ def test_openvinos_model_api_finds_the_same_objects(detector):
         np.testing.assert_allclose(found.scores, expected.scores[clear], atol=1e-5)
         np.testing.assert_allclose(found.bboxes, boxes[clear], atol=1)
         assert found.label_names == [CLASSES[label] for label in expected.labels[clear]]
+
+
+def test_the_time_around_a_network_is_measured(detector, tmp_path):
+    found = tool('overhead', tmp_path, detector.onnx)
+    assert (found.returncode, found.stderr) == (2, f'error: {tmp_path}: there are no .jpg images in it\n')
+    cv2.imwrite(str(tmp_path / 'x.jpg'), detector.images[0])
+    found = tool('overhead', tmp_path, detector.onnx, '--rounds', 2, '--threads', 1)
+    times = re.search(r'onnx: network ([\d.]+) ms, image to result ([\d.]+) ms, ([\d.]+) times', found.stdout)
+    assert times and float(times[2]) / float(times[1]) == pytest.approx(float(times[3]), rel=0.05)
 
 
 def test_only_images_are_accepted(detector):

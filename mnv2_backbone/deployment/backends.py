@@ -136,11 +136,11 @@ class OpenVINO(Backend):
         import openvino
 
         from .model_api import model_info
-        from .recipe import Manifest
 
-        known = Manifest.from_json(manifest)
-        for name, value in model_info(known.recipe).items() if known.nms else ():
-            graph.set_rt_info(value, ['model_info', name])
+        described = json.loads(manifest)
+        if described.get('nms'):
+            for name, value in model_info(described['recipe']['classes']).items():
+                graph.set_rt_info(value, ['model_info', name])
         graph.set_rt_info(manifest, [KEY])
         openvino.save_model(graph, path, compress_to_fp16=False)
 

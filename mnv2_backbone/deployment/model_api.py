@@ -4,11 +4,10 @@ Source: ``ssd.py`` and ``parameters.py`` of openvino-model-api 0.4.7. Its segmen
 files of this package have label maps.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-
-from .recipe import Recipe
 
 
 def add_relative_boxes(graph: Any) -> None:
@@ -28,10 +27,10 @@ def add_relative_boxes(graph: Any) -> None:
     graph.graph.output.append(helper.make_tensor_value_info('bboxes', TensorProto.FLOAT, None))
 
 
-def model_info(recipe: Recipe) -> dict[str, str]:
-    """The metadata of a detector by name."""
+def model_info(classes: Sequence[str]) -> dict[str, str]:
+    """The metadata of a detector of these classes, by name."""
     return dict(
         model_type='ssd',
-        labels=' '.join(name.replace(' ', '_') for name in recipe.classes),  # blanks separate them
+        labels=' '.join(name.replace(' ', '_') for name in classes),  # blanks separate them
         confidence_threshold='0.4',  # as mnv2 infer has it
     )

@@ -203,25 +203,29 @@ def suppress(boxes: Tensor, scores: Tensor, cfg: Mapping[str, Any], logits: bool
     if not count:
         return InstanceData(bboxes=boxes[:0], scores=scores[:0, 0], labels=torch.from_numpy(places[:0]))
     wanted, nms = cfg['max_per_img'], dict(cfg['nms'])
-    plain = nms.get('type', 'nms') == 'nms' and set(nms) <= {'type', 'iou_threshold'}
     if nms.get('class_agnostic'):  # beyond split_thr boxes mmcv would forget it
         nms['split_thr'] = count + 1
     lowest = min(float(corners.min()), 0.0)
     for taken in numbers_for_nms(count, cfg):
         best = _highest(values, taken)
         at, labels = np.divmod(places[best], scores.shape[1])
-        # Classes are kept apart by moving their boxes, which works for coordinates from 0
-        moved, top = corners[at] - lowest, torch.from_numpy(values[best])
-        if plain:  # as mmcv, without its steps around the operator, which take longer than the operator
-            apart = moved + (labels * (moved.max() + 1)).astype(np.float32)[:, None]
-            keep = plain_nms(torch.from_numpy(apart), top, nms['iou_threshold'], 0)
-            found = torch.cat([torch.from_numpy(moved)[keep], top[keep, None]], 1)
-        else:
-            found, keep = batched_nms(torch.from_numpy(moved), top, torch.from_numpy(labels), nms)
+        top = torch.from_numpy(values[best])
+        found, keep = _survivors(corners[at] - lowest, top, labels, nms)
         if len(keep) >= wanted:
             break
     found, keep = found[:wanted], keep[:wanted]
     return InstanceData(bboxes=found[:, :4] + lowest, scores=found[:, 4], labels=torch.from_numpy(labels)[keep])
+
+
+def _survivors(boxes: np.ndarray, scores: Tensor, labels: np.ndarray, nms: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """The boxes with scores (k, 5) that NMS keeps, and where they are; coordinates are not negative."""
+    if nms.get('type', 'nms') != 'nms' or not set(nms) <= {'type', 'iou_threshold'}:
+        return batched_nms(torch.from_numpy(boxes), scores, torch.from_numpy(labels), nms)
+    # The same without mmcv's steps around the operator, which take longer than the operator. Moved far from each other,
+    # boxes of different classes do not overlap.
+    apart = boxes + (labels * (boxes.max() + 1)).astype(np.float32)[:, None]
+    keep = plain_nms(torch.from_numpy(apart), scores, nms['iou_threshold'], 0)
+    return torch.cat([torch.from_numpy(boxes)[keep], scores[keep, None]], 1), keep
 
 
 def _highest(values: np.ndarray, count: int) -> np.ndarray:

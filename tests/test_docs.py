@@ -443,7 +443,9 @@ def sample(config: str, number: int = 0):
 
 def test_data_laid_out_as_the_pages_say_pass_the_checks(own_data):
     assert sample('my_detector.py').gt_instances.labels.tolist() == [1]  # the unicorn
-    assert set(sample('my_segmenter.py').gt_sem_seg.data.unique().tolist()) >= {0, 1, 2}
+    # A random crop may leave a class out, ten do not.
+    masks = [sample('my_segmenter.py').gt_sem_seg.data for _ in range(10)]
+    assert {label for mask in masks for label in mask.unique().tolist()} >= {0, 1, 2}
     of_xml = [block.file for block in blocks() if block.is_config and 'ImageSets/Main' in block.text]
     assert of_xml
     for config in of_xml:

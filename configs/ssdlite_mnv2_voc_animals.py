@@ -6,19 +6,18 @@
 The list has 3,643 images of VOC 2012 trainval. Validated on its val part without those, tested on VOC 2007 test.
 """
 
-_base_ = './ssdlite_mnv2_voc_short.py'
+_base_ = ['./ssdlite_mnv2_voc_short.py', './_base_/datasets/voc_animals.py']
 
 max_epochs = 12
-# XMLDataset: with VOCDataset the table of scores names its rows after the first of all 20 classes.
-animals = dict(type='XMLDataset', metainfo=dict(classes=('cat', 'cow', 'dog', 'horse', 'person', 'sheep')))
+animals = _base_.animals  # noqa: F821 - mmengine provides it
 
 model = dict(bbox_head=dict(num_classes=6))
-train_dataloader = dict(batch_size=16, dataset=dict(animals, ann_file='VOC2012/ImageSets/Main/voc2012_animals.txt'))
+train_dataloader = dict(batch_size=16, dataset=_base_.animals_train)  # noqa: F821
 val_dataloader = dict(dataset=animals)
 test_dataloader = dict(dataset=animals)
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 auto_scale_lr = dict(base_batch_size=16)
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
-param_scheduler = _base_.param_scheduler  # noqa: F821 - mmengine provides it
+param_scheduler = _base_.param_scheduler  # noqa: F821
 param_scheduler[0]['end'] = 200
 param_scheduler[1].update(T_max=max_epochs, end=max_epochs)

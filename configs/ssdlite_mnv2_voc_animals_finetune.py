@@ -6,26 +6,17 @@
 The data is that of ssdlite_mnv2_voc_animals.py.
 """
 
-_base_ = './ssdlite_mnv2_voc_finetune.py'
+_base_ = ['./ssdlite_mnv2_voc_finetune.py', './_base_/datasets/voc_animals.py']
 
 max_epochs = 6
-# XMLDataset: with VOCDataset the table of scores names its rows after the first of all 20 classes.
-animals = dict(type='XMLDataset', metainfo=dict(classes=('cat', 'cow', 'dog', 'horse', 'person', 'sheep')))
+animals = _base_.animals  # noqa: F821 - mmengine provides it
 
 model = dict(bbox_head=dict(num_classes=6))
-train_dataloader = dict(
-    batch_size=16,
-    dataset=dict(
-        animals,
-        ann_file='VOC2012/ImageSets/Main/voc2012_animals.txt',
-        # Without it images without these classes would be trained on too.
-        filter_cfg=dict(filter_empty_gt=True, min_size=32),
-    ),
-)
+train_dataloader = dict(batch_size=16, dataset=_base_.animals_train)  # noqa: F821
 val_dataloader = dict(dataset=animals)
 test_dataloader = dict(dataset=animals)
 val_evaluator = dict(eval_mode='11points')
 auto_scale_lr = dict(base_batch_size=16)
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
-param_scheduler = _base_.param_scheduler  # noqa: F821 - mmengine provides it
+param_scheduler = _base_.param_scheduler  # noqa: F821
 param_scheduler[1].update(T_max=max_epochs, end=max_epochs)

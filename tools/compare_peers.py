@@ -31,7 +31,7 @@ from mnv2_backbone import feature_info
 from mnv2_backbone.errors import UserError, command, whole_file
 from mnv2_backbone.network.checkpoint import read_weights_only_everywhere
 from mnv2_backbone.training.cpu import keep_freed_memory
-from mnv2_backbone.training.options import load_config
+from mnv2_backbone.training.options import apply_options, load_config
 from mnv2_backbone.training.preflight import check_data
 
 State = dict[str, Tensor]
@@ -124,14 +124,19 @@ NETWORKS: Mapping[str, Mapping[str, Callable[[Config, State], State]]] = {
 }
 
 
-def run(cfg: Config, name: str, seed: int, weights: str, work_dir: Path, no_train: bool) -> dict[str, Any]:
-    """Trains, or only tests, one of :data:`NETWORKS` of the scope of a config, which is changed.
+def run(
+    config: str, options: Mapping[str, Any] | None, name: str, seed: int, weights: str, work_dir: Path, no_train: bool
+) -> dict[str, Any]:
+    """Trains, or only tests, one of :data:`NETWORKS` of the scope of a config.
 
     It starts from ``weights``; parts that they do not have start fresh. ``work_dir`` gets logs, checkpoints and
     ``scores.json``: the scores of the last validation (``val``) and of the test (``test``), and ``seconds``.
     """
+    cfg = load_config(config, options)
     state = CheckpointLoader.load_checkpoint(weights, map_location='cpu')['state_dict']
     state = NETWORKS[cfg.default_scope][name](cfg, state)
+    if cfg.default_scope == 'mmdet':  # what has replaced the model or the recipe has not seen them
+        apply_options(cfg, options)
     cfg.model.backbone.init_cfg = None
     cfg.work_dir, cfg.experiment_name = str(work_dir), f'{name}_{seed}_{time.time_ns()}'
     cfg.visualizer.name = cfg.experiment_name  # with the same name it would write to the log of the first run
@@ -192,8 +197,8 @@ def main() -> int:
     check_data(load_config(args.config, args.cfg_options), ('test',) if args.no_train else ('train', 'val', 'test'))
     for name in args.names or networks:
         for seed in args.seeds:
-            cfg = load_config(args.config, args.cfg_options)
-            scores = run(cfg, name, seed, args.weights, args.work_dir / f'{name}_seed{seed}', args.no_train)
+            work_dir = args.work_dir / f'{name}_seed{seed}'
+            scores = run(args.config, args.cfg_options, name, seed, args.weights, work_dir, args.no_train)
             print(f'{name}, seed {seed}: {json.dumps(scores)}', flush=True)
     return 0
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .backends import Run
 from .graph import to_onnx, traced
 
 
@@ -41,7 +41,7 @@ def convert(network: nn.Module, image: Tensor) -> tuple[str, bytes]:
         return param.read_text(), weights.read_bytes()
 
 
-def load(param: Path, weights: Path, threads: int | None) -> Run:
+def load(param: Path, weights: Path, threads: int | None) -> Callable[[np.ndarray], list[np.ndarray]]:
     """Runs a pair of files on images (1, h, w, 3), RGB; the outputs are in the order of the file."""
     import ncnn
 

@@ -2,7 +2,7 @@
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .backends import Run
 from .folding import keep_outputs
 from .network import Detector, Segmenter, label_map
 from .recipe import Manifest, Size
@@ -80,7 +79,7 @@ class RunRaw:
 
     resizes = True
 
-    def __init__(self, manifest: Manifest, run: Run | None = None) -> None:
+    def __init__(self, manifest: Manifest, run: Callable[[np.ndarray], list[np.ndarray]] | None = None) -> None:
         self.run, self.recipe, self.nms = run, manifest.recipe, manifest.nms
         self.decoding: Mapping[str, Any] = manifest.decoding or {}
         #: Whether the scores of boxes are given before the sigmoid, which few of them need.

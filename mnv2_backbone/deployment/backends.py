@@ -292,9 +292,22 @@ class Ncnn(Backend):
         return path.with_suffix('.json').read_text()
 
     def load(self, source: Any, precision: str, threads: int | None) -> Run:
-        from .ncnn import load
+        import ncnn
+        import torch
 
-        return load(source, source.with_suffix('.bin'), threads)
+        network = ncnn.Net()
+        network.opt.num_threads = threads or torch.get_num_threads()
+        if network.load_param(str(source)) or network.load_model(str(source.with_suffix('.bin'))):
+            raise RuntimeError('damaged, or not in its format')
+        names = sorted(network.output_names())  # out0, out1
+
+        def run(x: np.ndarray) -> list[np.ndarray]:
+            image = np.ascontiguousarray(x[0].transpose(2, 0, 1), np.float32)
+            extractor = network.create_extractor()
+            extractor.input('in0', ncnn.Mat(image))
+            return [np.array(extractor.extract(name)[1])[None] for name in names]
+
+        return run
 
 
 class Eager(Backend):

@@ -2,11 +2,8 @@
 
 import subprocess
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
@@ -39,22 +36,3 @@ def convert(network: nn.Module, image: Tensor) -> tuple[str, bytes]:
         if done.returncode or not param.is_file():
             raise UserError(f'pnnx failed: {(done.stderr or done.stdout).strip().splitlines()[-1:]}')
         return param.read_text(), weights.read_bytes()
-
-
-def load(param: Path, weights: Path, threads: int | None) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """Runs a pair of files on images (1, h, w, 3), RGB; the outputs are in the order of the file."""
-    import ncnn
-
-    network = ncnn.Net()
-    network.opt.num_threads = threads or torch.get_num_threads()
-    if network.load_param(str(param)) or network.load_model(str(weights)):
-        raise RuntimeError('damaged, or not in its format')
-    names = sorted(network.output_names())  # out0, out1
-
-    def run(x: np.ndarray) -> list[np.ndarray]:
-        image = np.ascontiguousarray(x[0].transpose(2, 0, 1), np.float32)
-        extractor = network.create_extractor()
-        extractor.input('in0', ncnn.Mat(image))
-        return [np.array(extractor.extract(name)[1])[None] for name in names]
-
-    return run

@@ -326,6 +326,19 @@ def test_peers_are_trained_alike(toy, tmp_path):
         (log,) = (tmp_path / f'{name}_seed3').glob('*/vis_data/scalars.json')  # each run has its own
         assert [entry for entry in map(json.loads, log.read_text().splitlines()) if 'mIoU' in entry]
 
+    (tmp_path / 'ours_seed3/scores.json').unlink()  # as if it had been cut in its last validation
+    start = ('compare_peers.py', tmp_path / 'start.pth', '--seeds', 3, '--work-dir', tmp_path)
+    again = tool(*start, '--resume', data_root=toy)
+    assert again.returncode == 0, again.stderr
+    after = [line.split(', seed 3: ')[1] for line in again.stdout.splitlines() if ', seed 3: ' in line]
+    (ours, resumed), (before, kept) = (
+        (json.loads(text) for text in pair) for pair in zip((x for _, x in lines), after)
+    )
+    assert kept == before and {**resumed, 'seconds': 0} == {**ours, 'seconds': 0}
+    for options, said in (((), 'add --resume'), (('--resume', '--no-train'), 'begun with trained=True')):
+        refused = tool(*start, *options, data_root=toy)
+        assert refused.returncode == 2 and said in refused.stderr and 'Traceback' not in refused.stderr
+
 
 def test_wrong_labels_stop_the_run_with_one_line(tmp_path):
     toy = write_toy_dataset(tmp_path / 'toy', train=6, val=1)

@@ -96,6 +96,15 @@ def test_what_ended_well_is_run_once_and_tabled(tool, tmp_path, capsys):
     )
 
 
+def test_the_time_of_a_command_that_was_cut_counts(tool, tmp_path):
+    assert tool('run', 'on') == 0
+    folder = tmp_path / 'runs/on'
+    (folder / 'done_0.json').unlink()
+    (folder / 'spent_0.txt').write_text('1000')
+    assert tool('run', 'on') == 0
+    assert 1000 <= json.loads((folder / 'done_0.json').read_text())['seconds'] < 1060
+
+
 def test_one_option_makes_the_rows_of_another_page(tool, tmp_path):
     assert tool('run', 'on', 'off') == 0 and tool('table') == 0
     text = (tmp_path / 'finetuning.md').read_text()

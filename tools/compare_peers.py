@@ -23,16 +23,17 @@ from mmdet.evaluation.functional import eval_map
 from mmdet.registry import METRICS
 from mmengine.config import Config, DictAction
 from mmengine.hub import get_config
-from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
+from mmengine.runner import CheckpointLoader, Runner
 from outward import rename_for
 from torch import Tensor, nn
 
 from mnv2_backbone import feature_info
 from mnv2_backbone.errors import UserError, command, whole_file
-from mnv2_backbone.network.checkpoint import read_weights_only_everywhere
+from mnv2_backbone.network.checkpoint import find_resume_point, read_checkpoint, read_weights_only_everywhere
 from mnv2_backbone.training.cpu import keep_freed_memory
 from mnv2_backbone.training.options import apply_options, load_config
 from mnv2_backbone.training.preflight import check_data
+from mnv2_backbone.training.run import DueValidationHook
 
 State = dict[str, Tensor]
 
@@ -124,16 +125,46 @@ NETWORKS: Mapping[str, Mapping[str, Callable[[Config, State], State]]] = {
 }
 
 
-def run(
-    config: str, options: Mapping[str, Any] | None, name: str, seed: int, weights: str, work_dir: Path, no_train: bool
-) -> dict[str, Any]:
-    """Trains, or only tests, one of :data:`NETWORKS` of the scope of a config.
+def earlier(work_dir: Path, asked: Mapping[str, Any], resume: bool) -> str | None:
+    """The checkpoint to go on from in the folder of a run; None if none has been saved there.
 
-    It starts from ``weights``; parts that they do not have start fresh. ``work_dir`` gets logs, checkpoints and
-    ``scores.json``: the scores of the last validation (``val``) and of the test (``test``), and ``seconds``.
+    Raises:
+        UserError: There is one without ``resume``, or of a run that was asked for something else than ``asked``.
     """
-    cfg = load_config(config, options)
-    state = CheckpointLoader.load_checkpoint(weights, map_location='cpu')['state_dict']
+    point, start = find_resume_point(work_dir), work_dir / 'start.pth'
+    if not resume and point:
+        raise UserError(
+            f'--work-dir: {point} is of an earlier run; add --resume to continue that run, or name another folder'
+        )
+    if resume and start.is_file():
+        before = read_checkpoint(start)['meta'].get('asked', {})
+        for key, value in asked.items():
+            if before.get(key) != value:
+                raise UserError(f'--resume: {work_dir} was begun with {key}={before.get(key)}, this is {key}={value}')
+    return point
+
+
+def run(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
+    """Trains, or only tests, one of :data:`NETWORKS` of the scope of a config, as the command line asks.
+
+    It starts from ``args.weights``; parts that they do not have start fresh. ``NAME_seedSEED`` in the folder gets
+    logs, checkpoints and ``scores.json``: the scores of the last validation (``val``) and of the test (``test``), and
+    the ``seconds`` since the last start. With ``--resume`` a run that has ended is not run again, and one that was cut
+    goes on.
+
+    Raises:
+        UserError: The weights do not fit, or a run to resume was begun with other options.
+    """
+    work_dir = args.work_dir / f'{name}_seed{seed}'
+    options = args.cfg_options or {}
+    asked = dict(config=args.config, options=options, weights=args.weights, trained=not args.no_train)
+    point = earlier(work_dir, asked, args.resume)
+    done = work_dir / 'scores.json'
+    if args.resume and done.is_file():
+        ended: dict[str, Any] = json.loads(done.read_text())
+        return ended
+    cfg = load_config(args.config, options)
+    state = CheckpointLoader.load_checkpoint(args.weights, map_location='cpu')['state_dict']
     state = NETWORKS[cfg.default_scope][name](cfg, state)
     if cfg.default_scope == 'mmdet':  # what has replaced the model or the recipe has not seen them
         apply_options(cfg, options)
@@ -143,7 +174,11 @@ def run(
     cfg.randomness = dict(seed=seed)
     work_dir.mkdir(parents=True, exist_ok=True)
     cfg.load_from = str(work_dir / 'start.pth')
-    torch.save(dict(state_dict=state, meta={}), cfg.load_from)
+    if point:
+        cfg.load_from, cfg.resume = point, True
+    else:
+        with whole_file(Path(cfg.load_from)) as draft:
+            torch.save(dict(state_dict=state, meta=dict(asked=asked)), draft)
     (check,) = (hook for hook in cfg.custom_hooks if hook.type == 'mnv2_backbone.CheckedLoadHook')
     heads = ('neck', 'bbox_head', 'decode_head')
     check.fresh = tuple(part for part in heads if not any(key.startswith(f'{part}.') for key in state))
@@ -152,25 +187,26 @@ def run(
             evaluator.type = 'mmdet.VOCMetricByClass'
     began = time.monotonic()
     runner = Runner.from_cfg(cfg)
+    runner.register_hook(DueValidationHook(), priority='LOWEST')
     missing = [key for key in runner.model.backbone.state_dict() if f'backbone.{key}' not in state]
     if any('num_batches_tracked' not in key for key in missing):
-        raise UserError(f'{weights} do not fit {name}: {", ".join(missing[:5])} missing')
+        raise UserError(f'{args.weights} do not fit {name}: {", ".join(missing[:5])} missing')
     if name.startswith('mmdet'):
         # MMDetection 3.2 and 3.3 ask the head for the loss_cls that it does not have.
         runner.model.bbox_head.loss_cls = nn.Identity()
     runner.model.to(memory_format=torch.channels_last)  # theirs like ours: the same values in half the time
     scores: dict[str, Any] = {}
-    if not no_train:
+    if not args.no_train:
         runner.train()
         hub = runner.message_hub.log_scalars
         found = {key.removeprefix('val/'): log.current() for key, log in hub.items() if key.startswith('val/')}
         scores['val'] = {key: float(value) for key, value in found.items() if 'time' not in key}
         # A second run of a runner starts mmengine's EMAHook again: the averaged weights are in the checkpoint.
-        saved = CheckpointLoader.load_checkpoint(find_latest_checkpoint(str(work_dir)), map_location='cpu')
+        saved = CheckpointLoader.load_checkpoint(find_resume_point(work_dir), map_location='cpu')
         runner.model.load_state_dict(saved['state_dict'])
     scores['test'] = {key: float(value) for key, value in runner.test().items()}
     scores['seconds'] = round(time.monotonic() - began)
-    with whole_file(work_dir / 'scores.json') as draft:
+    with whole_file(done) as draft:
         draft.write_text(json.dumps(scores, indent=1) + '\n')
     return scores
 
@@ -186,6 +222,7 @@ def main() -> int:
     )
     parser.add_argument('--seeds', nargs='+', type=int, default=[0], help='one run each (default: 0)')
     parser.add_argument('--no-train', action='store_true', help='test the weights as they are')
+    parser.add_argument('--resume', action='store_true', help='go on with what was cut; what has ended stays')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/peers'), help='default: %(default)s')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
     args = parser.parse_args()
@@ -197,9 +234,7 @@ def main() -> int:
     check_data(load_config(args.config, args.cfg_options), ('test',) if args.no_train else ('train', 'val', 'test'))
     for name in args.names or networks:
         for seed in args.seeds:
-            work_dir = args.work_dir / f'{name}_seed{seed}'
-            scores = run(args.config, args.cfg_options, name, seed, args.weights, work_dir, args.no_train)
-            print(f'{name}, seed {seed}: {json.dumps(scores)}', flush=True)
+            print(f'{name}, seed {seed}: {json.dumps(run(args, name, seed))}', flush=True)
     return 0
 
 

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import mean, stdev
 from string import Template
@@ -48,7 +49,10 @@ def machine() -> str:
 
 
 def run(experiment: Mapping[str, Any]) -> None:
-    """Runs the commands of an experiment, one after the other; those that ended well are not run again."""
+    """Runs the commands of an experiment, one after the other; those that ended well are not run again.
+
+    The seconds of a command are those of all its starts: one that was cut may have been made to go on.
+    """
     folder = RUNS / experiment['name']
     folder.mkdir(parents=True, exist_ok=True)
     for number, (line, done) in enumerate(zip(experiment['commands'], marks(experiment))):
@@ -57,13 +61,18 @@ def run(experiment: Mapping[str, Any]) -> None:
         line = Template(line).safe_substitute({'options': '', **experiment})
         print(f'{experiment["name"]}: {line}', flush=True)
         words = [str(folder) if word == 'OUT' else word for word in shlex.split(line.replace('OUT/', f'{folder}/'))]
-        began = time.monotonic()
-        with (folder / f'log_{number}.txt').open('w') as log:
-            status = subprocess.run(
-                [sys.executable, *words[1:]] if words[0] == 'python' else words, cwd=ROOT, stdout=log, stderr=log
-            ).returncode
-        if status:
-            raise UserError(f'{experiment["name"]}: exit status {status}, see {log.name}')
+        words = [sys.executable, *words[1:]] if words[0] == 'python' else words
+        spent = folder / f'spent_{number}.txt'
+        began = time.monotonic() - (float(spent.read_text()) if spent.is_file() else 0)
+        log = folder / f'log_{number}.txt'
+        with log.open('a') as file, subprocess.Popen(words, cwd=ROOT, stdout=file, stderr=file) as process:
+            while process.poll() is None:
+                with whole_file(spent) as draft:
+                    draft.write_text(str(time.monotonic() - began))
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=10)
+        if process.returncode:
+            raise UserError(f'{experiment["name"]}: exit status {process.returncode}, see {log}')
         with whole_file(done) as draft:
             draft.write_text(json.dumps(dict(seconds=round(time.monotonic() - began), machine=machine())))
 

@@ -16,13 +16,11 @@ test_pipeline = _base_.test_pipeline  # noqa: F821
 test_pipeline[1] = dict(test_pipeline[1], scale=input_size)
 animals = dict(_base_.animals, pipeline=test_pipeline)  # noqa: F821
 
-# No class is new: the sigmoid scores that the detector was trained with, and small steps, keep what it knows.
-model = dict(bbox_head=dict(num_classes=6, score_converter='sigmoid'))
+model = dict(bbox_head=dict(num_classes=6))
 train_dataloader = dict(batch_size=16, dataset=dict(_base_.animals_train, pipeline=train_pipeline))  # noqa: F821
 val_dataloader = dict(dataset=animals)
 test_dataloader = dict(dataset=animals)
 val_evaluator = dict(eval_mode='11points')
-optim_wrapper = dict(optimizer=dict(lr=2e-4))
 auto_scale_lr = dict(base_batch_size=16)
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 param_scheduler = _base_.param_scheduler  # noqa: F821

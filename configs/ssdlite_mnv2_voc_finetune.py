@@ -10,7 +10,9 @@ data_root = 'data/VOCdevkit/'
 voc12 = dict(data_root=data_root, data_prefix=dict(sub_data_root='VOC2012/'))
 voc07 = dict(data_root=data_root, data_prefix=dict(sub_data_root='VOC2007/'))
 
-model = dict(bbox_head=dict(num_classes=20))
+# No class is new: the sigmoid scores that the detector was trained with, and small steps, keep what it knows.
+model = dict(bbox_head=dict(num_classes=20, score_converter='sigmoid'))
+optim_wrapper = dict(optimizer=dict(lr=2e-4))
 train_dataloader = dict(dataset=dict(voc12, ann_file='VOC2012/ImageSets/Main/train.txt'))
 val_dataloader = dict(dataset=dict(voc12, ann_file='VOC2012/ImageSets/Main/val.txt'))
 test_dataloader = dict(dataset=dict(voc07, ann_file='VOC2007/ImageSets/Main/test.txt'))

@@ -83,7 +83,7 @@ def _panels() -> tuple[Any, Any]:
 def _save(figure: Any, out: Path) -> Path:
     """Finishes the panels and writes the image."""
     for axes in figure.axes:
-        axes.set_ylim(0, None)
+        axes.set(xlim=(0, None), ylim=(0, None))
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()

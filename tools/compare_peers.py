@@ -29,7 +29,12 @@ from torch import Tensor, nn
 
 from mnv2_backbone import feature_info
 from mnv2_backbone.errors import UserError, command, whole_file
-from mnv2_backbone.network.checkpoint import find_resume_point, read_checkpoint, read_weights_only_everywhere
+from mnv2_backbone.network.checkpoint import (
+    find_resume_point,
+    read_checkpoint,
+    read_weights_only_everywhere,
+    refuse_earlier_run,
+)
 from mnv2_backbone.training.cpu import keep_freed_memory
 from mnv2_backbone.training.options import apply_options, load_config
 from mnv2_backbone.training.preflight import check_data
@@ -131,17 +136,15 @@ def earlier(work_dir: Path, asked: Mapping[str, Any], resume: bool) -> str | Non
     Raises:
         UserError: There is one without ``resume``, or of a run that was asked for something else than ``asked``.
     """
-    point, start = find_resume_point(work_dir), work_dir / 'start.pth'
-    if not resume and point:
-        raise UserError(
-            f'--work-dir: {point} is of an earlier run; add --resume to continue that run, or name another folder'
-        )
+    if not resume:
+        refuse_earlier_run(work_dir)
+    start = work_dir / 'start.pth'
     if resume and start.is_file():
         before = read_checkpoint(start)['meta'].get('asked', {})
         for key, value in asked.items():
             if before.get(key) != value:
                 raise UserError(f'--resume: {work_dir} was begun with {key}={before.get(key)}, this is {key}={value}')
-    return point
+    return find_resume_point(work_dir)
 
 
 def run(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:

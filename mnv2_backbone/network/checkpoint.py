@@ -122,3 +122,17 @@ def find_resume_point(work_dir: str | os.PathLike[str]) -> str | None:
         if path.is_file() and zipfile.is_zipfile(path):
             return str(path)
     return None
+
+
+def refuse_earlier_run(work_dir: str | os.PathLike[str]) -> None:
+    """Refuses a folder that holds a finished checkpoint: a run from the beginning would write over it.
+
+    Raises:
+        UserError: It does, and the message offers ``--resume``.
+    """
+    point = find_resume_point(work_dir)
+    if point:
+        raise UserError(
+            f'--work-dir {work_dir}: it holds {Path(point).name} of an earlier run; add --resume to continue that run, '
+            'or name another folder'
+        )

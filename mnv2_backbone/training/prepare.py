@@ -16,7 +16,7 @@ from ..configs import leaves, type_name
 from ..deployment.backends import is_exported, open_exported
 from ..deployment.recipe import Manifest, dataset_meta
 from ..errors import UserError
-from ..network.checkpoint import find_resume_point
+from ..network.checkpoint import find_resume_point, refuse_earlier_run
 from .options import load_config, stored_config
 
 #: Changes a config; returns what was changed, or None.
@@ -119,12 +119,8 @@ def _use_tensorboard(cfg: Config, args: argparse.Namespace) -> str | None:
 
 def _resume(cfg: Config, args: argparse.Namespace) -> str | None:
     if args.resume is None:
-        earlier = None if cfg.get('resume') else find_resume_point(cfg.work_dir)
-        if earlier:
-            raise UserError(
-                f'--work-dir {cfg.work_dir}: it holds {Path(earlier).name} of an earlier run; add --resume to continue '
-                'that run, or name another folder'
-            )
+        if not cfg.get('resume'):
+            refuse_earlier_run(cfg.work_dir)
         return None
     point = find_resume_point(cfg.work_dir) if args.resume == 'auto' else args.resume
     if point is None:

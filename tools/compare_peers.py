@@ -136,10 +136,10 @@ def earlier(work_dir: Path, asked: Mapping[str, Any], resume: bool) -> str | Non
     Raises:
         UserError: There is one without ``resume``, or of a run that was asked for something else than ``asked``.
     """
+    start = work_dir / 'start.pth'
     if not resume:
         refuse_earlier_run(work_dir)
-    start = work_dir / 'start.pth'
-    if resume and start.is_file():
+    elif start.is_file():
         before = read_checkpoint(start)['meta'].get('asked', {})
         for key, value in asked.items():
             if before.get(key) != value:

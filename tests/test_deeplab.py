@@ -322,7 +322,9 @@ def test_peers_are_trained_alike(toy, tmp_path):
     for name, line in lines:
         scores = json.loads((tmp_path / f'{name}_seed3/scores.json').read_text())
         assert json.loads(line) == scores
-        assert scores['val'] == scores['test'] and 0 <= scores['test']['mIoU'] <= 100  # of the same pictures
+        assert scores['val'] == scores['test'] and 0 <= scores['test']['mIoU'] <= 100  # of the same images
+        by_class = [value for key, value in scores['test'].items() if key.startswith('IoU ')]
+        assert np.mean(by_class) == pytest.approx(scores['test']['mIoU'], abs=0.006)  # which is rounded
         (log,) = (tmp_path / f'{name}_seed3').glob('*/vis_data/scalars.json')  # each run has its own
         assert [entry for entry in map(json.loads, log.read_text().splitlines()) if 'mIoU' in entry]
 

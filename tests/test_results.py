@@ -116,7 +116,7 @@ def test_runs_are_averaged_and_figures_without_logs_stay(tool, tmp_path):
     runs = tmp_path / 'runs/seeds'
     runs.mkdir(parents=True)
     for seed, value in enumerate((1.0, 2.0, 6.0)):
-        (runs / f'{seed}.json').write_text(json.dumps(dict(a=value)))
+        (runs / f'{seed}.json').write_text(json.dumps(dict(a=value - 1, b=value + 1)))
     known = dict(experiment='count', model='ours', data='two', metric='x', mean='7', std='1', runs='3', seconds='60')
     known['machine'] = 'm, two cores'
     with (tmp_path / 'results.csv').open('w') as file:
@@ -129,7 +129,7 @@ def test_runs_are_averaged_and_figures_without_logs_stay(tool, tmp_path):
         path.rename(path.with_name(f'run{path.name}'))
     (runs / 'done_0.json').write_text(json.dumps(dict(seconds=5, machine='m')))
     document = json.loads(json.dumps(DOCUMENT))
-    document['experiments'][1]['figures'][0]['scores'] = 'run*.json'
+    document['experiments'][1]['figures'][0].update(scores='run*.json', key=['a', 'b'])  # their mean
     (tmp_path / 'experiments.yml').write_text(yaml.safe_dump(document))
     assert tool('table') == 0
     first, second = rows(tmp_path)

@@ -14,20 +14,22 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmdet.evaluation import VOCMetric
 from mmdet.evaluation.functional import eval_map
-from mmdet.registry import METRICS
 from mmengine.config import Config, DictAction
 from mmengine.hub import get_config
+from mmengine.registry import METRICS
 from mmengine.runner import CheckpointLoader, Runner
 from outward import rename_for
 from torch import Tensor, nn
 
 from mnv2_backbone import feature_info
+from mnv2_backbone.data.masks import IndexedIoUMetric
 from mnv2_backbone.errors import UserError, command, whole_file
 from mnv2_backbone.network.checkpoint import (
     find_resume_point,
@@ -63,6 +65,21 @@ class VOCMetricByClass(VOCMetric):
         for name, one in zip(self.dataset_meta['classes'], eval_map(found, truth, **options)[1]):
             if one['num_gts']:
                 scores[f'AP50 {name}'] = float(one['ap'])
+        return scores
+
+
+@METRICS.register_module()
+class IoUMetricByClass(IndexedIoUMetric):
+    """IndexedIoUMetric that has the IoU of each class, in percent, among its scores, not in its log alone."""
+
+    def compute_metrics(self, results: list) -> dict:
+        """The scores of IoUMetric and ``IoU CLASS`` of the classes that the masks or the predictions have."""
+        scores: dict = super().compute_metrics(results)
+        areas = [sum(column) for column in zip(*results)]
+        every = self.total_area_to_metrics(*areas, self.metrics, self.nan_to_num, self.beta)['IoU']
+        for name, one in zip(self.dataset_meta['classes'], every):
+            if not isnan(one):
+                scores[f'IoU {name}'] = 100 * float(one)
         return scores
 
 
@@ -130,6 +147,10 @@ NETWORKS: Mapping[str, Mapping[str, Callable[[Config, State], State]]] = {
 }
 
 
+#: What replaces the metrics of a config.
+BY_CLASS = {'VOCMetric': 'VOCMetricByClass', 'mnv2_backbone.IndexedIoUMetric': 'IoUMetricByClass'}
+
+
 def earlier(work_dir: Path, asked: Mapping[str, Any], resume: bool) -> str | None:
     """The checkpoint to go on from in the folder of a run; None if none has been saved there.
 
@@ -186,8 +207,7 @@ def run(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     heads = ('neck', 'bbox_head', 'decode_head')
     check.fresh = tuple(part for part in heads if not any(key.startswith(f'{part}.') for key in state))
     for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
-        if evaluator.type == 'VOCMetric':
-            evaluator.type = 'mmdet.VOCMetricByClass'
+        evaluator.type = BY_CLASS.get(evaluator.type, evaluator.type)
     began = time.monotonic()
     runner = Runner.from_cfg(cfg)
     runner.register_hook(DueValidationHook(), priority='LOWEST')

@@ -106,9 +106,10 @@ def figures(experiment: Mapping[str, Any]) -> list[Row]:
         files = sorted(folder.glob(figure['scores']))
         found = [scores(path) for path in files]
         # A training that was killed and resumed leaves a log without an evaluation, beside the one with it.
-        values = [figure.get('scale', 1) * one[figure['key']] for one in found if figure['key'] in one]
+        keys = figure['key'] if isinstance(figure['key'], list) else [figure['key']]  # of several the mean
+        values = [figure.get('scale', 1) * mean(one[key] for key in keys) for one in found if one.keys() >= set(keys)]
         if not values:
-            raise UserError(f'{experiment["name"]}: no {figure["key"]} in {figure["scores"]} in {folder}')
+            raise UserError(f'{experiment["name"]}: no {", ".join(keys)} in {figure["scores"]} in {folder}')
         std = round(stdev(values), 4) if len(values) > 1 else ''
         cells = (round(mean(values), 4), std, len(values), sum(fact['seconds'] for fact in facts), facts[-1]['machine'])
         rows.append(dict(zip(COLUMNS, (*identity(experiment, figure), *map(str, cells)))))

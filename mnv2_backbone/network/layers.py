@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..registry import MODELS
 from ..spec import ActCfg, Convolution, Layer
+from .atrous import speed_up_gradient
 
 Cfg = dict[str, Any]
 InitCfg = Cfg | Sequence[Cfg] | None
@@ -98,6 +99,7 @@ class ConvNormAct(ConvModule):
             norm_cfg=norm_cfg,
             act_cfg=act_cfg,
         )
+        speed_up_gradient(self.conv)
         # at stride 1 SAME pads the whole reach of the kernel, as 'explicit' does at any stride
         same = SamePadding(kernel, stride if padding == 'same' else 1, rate)
         self.pad: nn.Module = same if uneven else nn.Identity()

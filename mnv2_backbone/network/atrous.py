@@ -1,0 +1,67 @@
+"""A fast gradient on a CPU for atrous depthwise convolutions: oneDNN takes ten times as long for them as at rate 1."""
+
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def speed_up_gradient(conv: nn.Conv2d) -> None:
+    """Gives a convolution the fast gradient, if it is atrous, depthwise and keeps the size of the map.
+
+    What it computes stays the same, also its gradient up to rounding. It stays a plain ``nn.Conv2d``: its hooks,
+    ``torch.fx`` and mmcv, which computes the norm inside it, find what they know.
+    """
+    (rate, *_), (kernel, *_) = conv.dilation, conv.kernel_size
+    depthwise = conv.groups == conv.in_channels == conv.out_channels > 1 and conv.bias is None
+    same = conv.stride == (1, 1) and kernel % 2 == 1 and conv.padding == (rate * (kernel // 2),) * 2
+    square = conv.dilation == (rate, rate) and conv.kernel_size == (kernel, kernel) and conv.padding_mode == 'zeros'
+    if type(conv) is nn.Conv2d and depthwise and same and square and rate > 1:
+        vars(conv)['_conv_forward'] = partial(_conv_forward, conv)
+
+
+def _conv_forward(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """As ``nn.Conv2d._conv_forward``, to which it leaves all that needs no gradient on a CPU."""
+    trains = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    if not trains or bias is not None or x.device.type != 'cpu' or torch.compiler.is_compiling():
+        return nn.Conv2d._conv_forward(conv, x, weight, bias)
+    if torch.is_autocast_enabled('cpu'):  # before the function: its backward pass runs outside of autocast
+        dtype = torch.get_autocast_dtype('cpu')
+        x, weight = x.to(dtype), weight.to(dtype)
+    return _AtrousDepthwise.apply(x, weight, conv.dilation[0])
+
+
+class _AtrousDepthwise(torch.autograd.Function):
+    """An atrous depthwise convolution at stride 1, padded to the size of its input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, rate: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.rate = rate
+        return _convolve(x, weight, rate)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight = ctx.saved_tensors
+        grad_x = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _convolve(grad, weight.flip(2, 3), ctx.rate)
+        if ctx.needs_input_grad[1]:
+            pad, mask = weight.shape[2] // 2, [False, True, False]
+            grids = _grids(grad, ctx.rate), _grids(x, ctx.rate)
+            options = [1, 1], [pad, pad], [1, 1], False, [0, 0], len(weight), mask
+            grad_weight = torch.ops.aten.convolution_backward(*grids, weight, None, *options)[1]
+        return grad_x, grad_weight, None
+
+
+def _convolve(x: Tensor, weight: Tensor, rate: int) -> Tensor:
+    return F.conv2d(x, weight, padding=rate * (weight.shape[2] // 2), dilation=rate, groups=len(weight))
+
+
+def _grids(x: Tensor, rate: int) -> Tensor:
+    """(N, C, H, W) to (N * rate², C, ⌈H / rate⌉, ⌈W / rate⌉): the maps on which the convolution has the rate 1."""
+    x = F.pad(x, (0, -x.shape[3] % rate, 0, -x.shape[2] % rate))
+    x = x.unflatten(3, (-1, rate)).unflatten(2, (-1, rate))
+    return x.permute(0, 3, 5, 2, 4, 1).flatten(0, 2).permute(0, 3, 1, 2)

@@ -1,0 +1,144 @@
+"""The fast gradient of atrous depthwise convolutions: torch's values and gradients, whatever is done to the module."""
+
+import copy
+import io
+import time
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.utils import prune
+
+from mnv2_backbone import MobileNetV2
+from mnv2_backbone.network.layers import ConvNormAct
+from mnv2_backbone.training.cpu import keep_freed_memory
+
+
+def depthwise(channels: int, kernel: int = 3, rate: int = 2) -> nn.Conv2d:
+    return ConvNormAct(channels, channels, kernel, rate=rate, groups=channels, bias=False).conv
+
+
+def torchs(conv: nn.Conv2d) -> nn.Conv2d:
+    """The same convolution with the gradient torch has for it."""
+    options = dict(padding=conv.padding, dilation=conv.dilation, groups=conv.groups, bias=False)
+    plain = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, **options)
+    plain.load_state_dict(conv.state_dict())
+    return plain
+
+
+def is_fast(y: torch.Tensor) -> bool:
+    return 'AtrousDepthwise' in y.grad_fn.name()
+
+
+def gradients(conv: nn.Conv2d, x: torch.Tensor, weighting: torch.Tensor) -> list[torch.Tensor]:
+    x = x.clone().requires_grad_()
+    y = conv(x)
+    return [y.detach(), *torch.autograd.grad((y * weighting).sum(), (x, conv.weight))]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rate=st.integers(2, 5),
+    kernel=st.sampled_from([3, 5]),
+    size=st.tuples(st.integers(1, 14), st.integers(1, 14)),
+    layout=st.sampled_from([torch.contiguous_format, torch.channels_last]),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+)
+def test_values_and_gradients_are_torchs(rate, kernel, size, layout, dtype):
+    """Against torch in float64; in bfloat16 by autocast."""
+    conv = depthwise(6, kernel, rate)
+    half = dtype == torch.bfloat16
+    conv, plain = conv.to(torch.float32 if half else dtype), torchs(conv).double()
+    x, weighting = (torch.randn(2, 6, *size).to(memory_format=layout) for _ in range(2))
+    wanted = gradients(plain, x.double(), weighting.double())
+    with torch.autocast('cpu', torch.bfloat16, enabled=half):
+        assert is_fast(conv(x.to(conv.weight.dtype)))
+        found = gradients(conv, x.to(conv.weight.dtype), weighting.to(dtype))
+    assert found[0].dtype == dtype and found[1].dtype == found[2].dtype == conv.weight.dtype
+    tolerance = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 0.02}[dtype]
+    for ours, theirs in zip(found, wanted, strict=True):
+        scale = max(theirs.abs().max().item(), 1.0)
+        torch.testing.assert_close(ours.double(), theirs, rtol=0, atol=tolerance * scale)
+
+
+def test_second_derivatives():
+    conv = depthwise(2).double()
+    x = torch.randn(1, 2, 5, 4, dtype=torch.float64, requires_grad=True)
+    call = lambda x, weight: torch.func.functional_call(conv, dict(weight=weight), (x,))  # noqa: E731
+    assert is_fast(call(x, conv.weight))
+    assert torch.autograd.gradgradcheck(call, (x, conv.weight))
+
+
+def test_only_what_needs_a_gradient_is_computed():
+    conv, x = depthwise(4), torch.randn(1, 4, 9, 9)
+    conv(x).sum().backward()  # the first layer of a network: no gradient of the images
+    conv.requires_grad_(False)
+    assert conv(x).grad_fn is None and is_fast(conv(x.requires_grad_()))
+    conv(x).sum().backward()
+    assert x.grad is not None
+    with torch.no_grad():
+        assert torch.equal(conv(x), torchs(conv)(x))
+
+
+def saved(conv: nn.Conv2d) -> nn.Conv2d:
+    file = io.BytesIO()
+    torch.save(conv, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize('copied', [copy.deepcopy, saved], ids=['deepcopy', 'saved'])
+def test_copies_are_their_own(copied):
+    conv, x = depthwise(4), torch.randn(1, 4, 9, 9)
+    twin = copied(conv)
+    assert torch.equal(twin(x), conv(x)) and is_fast(twin(x))
+    nn.init.zeros_(twin.weight)
+    twin.dilation = twin.padding = (1, 1)
+    assert twin(x).abs().max() == 0 and conv(x).abs().max() > 0
+
+
+def test_hooks_and_pruning_apply():
+    conv, x = depthwise(4), torch.randn(1, 4, 9, 9)
+    prune.l1_unstructured(conv, 'weight', amount=0.5)
+    for _ in range(2):  # the mask is applied anew in every step
+        assert is_fast(conv(x))
+        conv(x).square().sum().backward()
+        assert (conv.weight_orig.grad[conv.weight_mask == 0] == 0).all()
+        with torch.no_grad():
+            conv.weight_orig.mul_(2)
+    assert torch.equal(conv(x), nn.functional.conv2d(x, conv.weight_orig * conv.weight_mask, None, 1, 2, 2, 4))
+
+
+def test_a_network_trains_as_with_torchs_gradient(monkeypatch):
+    net = MobileNetV2(widen_factor=0.35, output_stride=8, out_indices='layer_18').train()
+    x = torch.randn(2, 3, 65, 97)
+
+    def step() -> torch.Tensor:
+        net.zero_grad()
+        net(x)[0].square().mean().backward()
+        return torch.cat([parameter.grad.flatten() for parameter in net.parameters()]).double()
+
+    ours = step()
+    fast = [module for module in net.modules() if '_conv_forward' in vars(module)]
+    assert len(fast) == 10  # the blocks after the two strides that became rates
+    for conv in fast:
+        monkeypatch.setattr(conv, '_conv_forward', partial(nn.Conv2d._conv_forward, conv))
+    theirs = step()
+    assert (ours - theirs).norm() < 1e-3 * theirs.norm()
+
+
+def test_the_gradient_is_faster_than_torchs():
+    """Forward and backward pass took a quarter of the time; the test leaves room for other CPUs."""
+    keep_freed_memory()  # as training does
+    conv = depthwise(384).to(memory_format=torch.channels_last)
+    x = torch.randn(4, 384, 33, 33).to(memory_format=torch.channels_last)
+    weighting, times = torch.randn_like(x), {}
+    for _ in range(5):
+        for name, module in dict(ours=conv, torchs=torchs(conv)).items():
+            start = time.perf_counter()
+            gradients(module, x, weighting)
+            times.setdefault(name, []).append(time.perf_counter() - start)
+    assert min(times['ours']) < 0.6 * min(times['torchs']), times

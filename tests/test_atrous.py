@@ -1,7 +1,7 @@
 """The fast gradient of atrous depthwise convolutions: torch's values and gradients, whatever is done to the module."""
 
 import copy
-import io
+import pickle
 import time
 from functools import partial
 
@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from mnv2_backbone import MobileNetV2
+from mnv2_backbone.network.atrous import speed_up_gradient
 from mnv2_backbone.network.layers import ConvNormAct
 from mnv2_backbone.training.cpu import keep_freed_memory
 
@@ -83,21 +84,51 @@ def test_only_what_needs_a_gradient_is_computed():
         assert torch.equal(conv(x), torchs(conv)(x))
 
 
-def saved(conv: nn.Conv2d) -> nn.Conv2d:
-    file = io.BytesIO()
-    torch.save(conv, file)
-    file.seek(0)
-    return torch.load(file, weights_only=False)
+def pickled(conv: nn.Conv2d) -> nn.Conv2d:
+    return pickle.loads(pickle.dumps(conv))
 
 
-@pytest.mark.parametrize('copied', [copy.deepcopy, saved], ids=['deepcopy', 'saved'])
+@pytest.mark.parametrize('copied', [copy.deepcopy, pickled])
 def test_copies_are_their_own(copied):
     conv, x = depthwise(4), torch.randn(1, 4, 9, 9)
     twin = copied(conv)
     assert torch.equal(twin(x), conv(x)) and is_fast(twin(x))
     nn.init.zeros_(twin.weight)
-    twin.dilation = twin.padding = (1, 1)
     assert twin(x).abs().max() == 0 and conv(x).abs().max() > 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    options=st.fixed_dictionaries(
+        {},
+        optional=dict(
+            stride=st.sampled_from([(1, 2), (2, 2)]),
+            padding=st.sampled_from([(0, 0), (2, 1), (4, 4)]),
+            dilation=st.sampled_from([(1, 1), (2, 1), (3, 3)]),
+            groups=st.sampled_from([1, 2]),
+            bias=st.just(True),
+            padding_mode=st.sampled_from(['circular', 'replicate']),
+            kernel_size=st.sampled_from([(3, 1), (2, 2)]),
+            out_channels=st.just(8),
+        ),
+    )
+)
+def test_others_keep_torchs_gradient(options):
+    usual = dict(out_channels=4, kernel_size=(3, 3), padding=(2, 2), dilation=(2, 2), groups=4, bias=False)
+    plain = nn.Conv2d(4, **{**usual, **options})
+    conv = copy.deepcopy(plain)
+    speed_up_gradient(conv)
+    x = torch.randn(1, 4, 9, 8)
+    y = conv(x)
+    assert torch.equal(y, plain(x)) and is_fast(y) == (not options)
+
+
+def test_options_may_be_changed_later():
+    conv, x = depthwise(4), torch.randn(1, 4, 9, 9)
+    conv.padding = (0, 0)
+    assert conv(x).shape == (1, 4, 5, 5) and not is_fast(conv(x))
+    conv.padding = conv.dilation = (3, 3)
+    assert torch.equal(conv(x), torchs(conv)(x)) and is_fast(conv(x))
 
 
 def test_hooks_and_pruning_apply():

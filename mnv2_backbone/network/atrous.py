@@ -8,29 +8,34 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def speed_up_gradient(conv: nn.Conv2d) -> None:
-    """Gives a convolution the fast gradient, if it is atrous, depthwise and keeps the size of the map.
+def speed_up_gradient(conv: nn.Module) -> None:
+    """Gives a convolution, where it is atrous and depthwise, the fast gradient.
 
     What it computes stays the same, also its gradient up to rounding. It stays a plain ``nn.Conv2d``: its hooks,
     ``torch.fx`` and mmcv, which computes the norm inside it, find what they know.
     """
-    (rate, *_), (kernel, *_) = conv.dilation, conv.kernel_size
-    depthwise = conv.groups == conv.in_channels == conv.out_channels > 1 and conv.bias is None
-    same = conv.stride == (1, 1) and kernel % 2 == 1 and conv.padding == (rate * (kernel // 2),) * 2
-    square = conv.dilation == (rate, rate) and conv.kernel_size == (kernel, kernel) and conv.padding_mode == 'zeros'
-    if type(conv) is nn.Conv2d and depthwise and same and square and rate > 1:
+    if type(conv) is nn.Conv2d and conv.dilation != (1, 1):
         vars(conv)['_conv_forward'] = partial(_conv_forward, conv)
 
 
 def _conv_forward(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """As ``nn.Conv2d._conv_forward``, to which it leaves all that needs no gradient on a CPU."""
+    """As ``nn.Conv2d._conv_forward``, to which it leaves everything but the training of suitable ones on a CPU."""
     trains = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    if not trains or bias is not None or x.device.type != 'cpu' or torch.compiler.is_compiling():
+    if not trains or x.device.type != 'cpu' or torch.compiler.is_compiling() or not _suits(conv):
         return nn.Conv2d._conv_forward(conv, x, weight, bias)
     if torch.is_autocast_enabled('cpu'):  # before the function: its backward pass runs outside of autocast
         dtype = torch.get_autocast_dtype('cpu')
         x, weight = x.to(dtype), weight.to(dtype)
     return _AtrousDepthwise.apply(x, weight, conv.dilation[0])
+
+
+def _suits(conv: nn.Conv2d) -> bool:
+    """Whether it is atrous, depthwise and keeps the size of the map. Asked in every pass: options may be changed."""
+    rate, kernel = conv.dilation[0], conv.kernel_size[0]
+    depthwise = conv.groups == conv.in_channels == conv.out_channels > 1 and conv.bias is None
+    square = conv.dilation == (rate, rate) and conv.kernel_size == (kernel, kernel) and conv.padding_mode == 'zeros'
+    same = conv.stride == (1, 1) and kernel % 2 == 1 and conv.padding == (rate * (kernel // 2),) * 2
+    return rate > 1 and depthwise and square and same
 
 
 class _AtrousDepthwise(torch.autograd.Function):

@@ -42,8 +42,9 @@ lint: $(VENV)/.testable
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m mypy
 
+# A test that crashes its process ends the run: after a restart pytest-xdist would wait forever for the rest of its file.
 test: lint
-	PYTHONPATH=$(abspath $(VENV))/tflite $(BIN)/python -m pytest -n auto --dist loadfile
+	PYTHONPATH=$(abspath $(VENV))/tflite $(BIN)/python -m pytest -n auto --dist loadfile --max-worker-restart 0
 
 matrix:
 	$(PYTHON) tools/matrix.py

@@ -249,6 +249,23 @@ def test_threads_may_share_a_file(detector, format):
             assert torch.equal(found.bboxes, alone.bboxes) and torch.equal(found.labels, alone.labels)
 
 
+def test_a_file_may_be_dropped_by_any_thread(detector):
+    """OpenVINO then frees the signal stack of the thread that loaded it: the next signal would end the program."""
+    files = [str(detector.file('fp32', format)) for format in ('onnx', 'openvino', 'pt2')]
+    code = f"""
+import gc, signal, subprocess, threading
+from mnv2_backbone.deployment.predictor import Predictor
+models = [Predictor.from_file(path) for path in {files}]
+thread = threading.Thread(target=lambda: (models.clear(), gc.collect()))
+thread.start()
+thread.join()
+signal.signal(signal.SIGCHLD, lambda *_: print('a child has ended'))  # as PyTorch's data loaders have one
+subprocess.run(['true'])
+"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, 'a child has ended\n'), done.stderr
+
+
 def test_what_has_to_be_known_is_in_the_file(detector):
     (entry,) = [prop for prop in onnx.load(detector.onnx).metadata_props if prop.key == 'mnv2_backbone']
     manifest = json.loads(entry.value)

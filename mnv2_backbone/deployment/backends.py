@@ -8,6 +8,7 @@ import json
 import re
 import zipfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
@@ -156,7 +157,10 @@ class OpenVINO(Backend):
         options: dict[str, Any] = {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': hint}
         if threads:
             options['INFERENCE_NUM_THREADS'] = threads
-        compiled = openvino.Core().compile_model(source, 'CPU', options)
+        # OpenVINO gives the thread that compiles a signal stack, and frees it in whatever thread drops the model: the
+        # next signal, as of a data worker that ends, would then kill the program without a word.
+        with ThreadPoolExecutor(1) as short_lived:
+            compiled = short_lived.submit(openvino.Core().compile_model, source, 'CPU', options).result()
         busy = Lock()  # one request at a time, whatever thread it comes from
 
         def run(x: np.ndarray) -> list[np.ndarray]:

@@ -49,8 +49,8 @@ def main() -> int:
 def input_size(cfg: Config, path: str) -> tuple[int, int]:
     """(height, width) that a config tests at: its preprocessor's, else what the test images are resized to."""
     preprocessor = cfg.model.get('data_preprocessor') or {}
-    if preprocessor.get('size'):
-        return tuple(preprocessor['size'])
+    if size := (preprocessor.get('test_cfg') or {}).get('size') or preprocessor.get('size'):
+        return tuple(size)
     dataset = cfg.get('test_dataloader', {}).get('dataset', {})
     for _, leaf in leaves('dataset', dataset):
         for step in reversed(leaf.get('pipeline', [])):

@@ -60,7 +60,7 @@ def test_describe_prints_plan_totals_and_comparison():
 @pytest.mark.parametrize('path', sorted((ROOT / 'configs').glob('*_mnv2_*.py')), ids=lambda path: path.stem)
 def test_networks_are_described_at_the_size_that_they_are_tested_at(path):
     pytest.importorskip('mmdet', reason='the configs are those of MMDetection and MMSegmentation')
-    from mnv2_backbone.deployment.recipe import Recipe
+    from mnv2_backbone.deployment.recipe import Recipe, padding_of
 
     cfg = load_config(str(path))
     try:
@@ -68,7 +68,7 @@ def test_networks_are_described_at_the_size_that_they_are_tested_at(path):
     except ValueError as error:
         assert 'keep_ratio' in str(error)
     else:
-        padded = cfg.model.data_preprocessor.get('test_cfg', {}).get('size')  # not the size of the crops in training
+        padded = padding_of(cfg).get('size')  # not the size of the crops in training
         assert size is padded is None or input_size(cfg, path.name) == tuple(size or padded)
     cfg.model.data_preprocessor.pop('size', None)
     cfg.model.data_preprocessor.pop('test_cfg', None)

@@ -48,8 +48,9 @@ def main() -> int:
 
 def input_size(cfg: Config, path: str) -> tuple[int, int]:
     """(height, width) that a config tests at: its preprocessor's, else what the test images are resized to."""
-    preprocessor = cfg.model.get('data_preprocessor') or {}
-    if size := (preprocessor.get('test_cfg') or {}).get('size') or preprocessor.get('size'):
+    from mnv2_backbone.deployment.recipe import padding_of
+
+    if size := padding_of(cfg).get('size') or (cfg.model.get('data_preprocessor') or {}).get('size'):
         return tuple(size)
     dataset = cfg.get('test_dataloader', {}).get('dataset', {})
     for _, leaf in leaves('dataset', dataset):
